@@ -1,0 +1,1 @@
+//! The Dockerfile language, compiled to a typed plan.

@@ -1,0 +1,1 @@
+//! OCI image vocabulary: digests, references, manifests, configs.

@@ -1,0 +1,1 @@
+//! Crash-safe, deduplicating store for OCI layers and images.

@@ -1,0 +1,1 @@
+//! Client for OCI and Docker registries, and an in-process registry.
