@@ -1,1 +1,74 @@
 //! An OCI runtime as a library, safe to embed in threaded programs.
+//!
+//! It runs a process in namespaces over a root filesystem, as the [OCI runtime specification] describes it. It is
+//! not a daemon, knows nothing of images, and never forks the program that links it.
+//!
+//! ```text
+//!   your program (threads, tokio, any amount of memory)
+//!   ┌────────────────────────────────────────────────┐
+//!   │ Spec + Rootfs + Io ──compile──▶ Plan           │   checked here; `Plan::explain` prints it
+//!   └──────────────┬───────────────────────▲─────────┘
+//!     posix_spawn, plan and descriptors    │ pidfd, or {phase, step, system call, target, errno}
+//!   ┌──────────────▼───────────────────────┴─────────┐
+//!   │ helper: one thread, no libc, a sealed memfd    │   executes the plan, step by step
+//!   └──────────────┬─────────────────────────────────┘
+//!                  │ clone3 with new namespaces; a child of your program, so it can be waited for
+//!   ┌──────────────▼─────────────────────────────────┐
+//!   │ the container's first process                  │   mounts, pivots, drops, waits for `start`, executes
+//!   └────────────────────────────────────────────────┘
+//! ```
+//!
+//! Nothing of the host process changes: not its directory, umask, limits, signal mask, threads or descriptors. All
+//! mounts are made in the container's own mount namespace, so none can be left on the host.
+//!
+//! ```no_run
+//! use runtime::{Io, Network, Rootfs, Runtime, SpecBuilder};
+//!
+//! let runtime = Runtime::builder().state_dir("/run/example").build()?;
+//! let spec = SpecBuilder::new().args(["/bin/sh", "-c", "echo hello"]).network(Network::None).build()?;
+//! let created = runtime.create(&"hello".parse()?, &spec, Rootfs::Path("/srv/root".into()), Io::inherit())?;
+//! let running = created.start()?;
+//! let exit = running.wait()?;
+//! running.delete()?;
+//! assert!(exit.success());
+//! # Ok::<(), runtime::Error>(())
+//! ```
+//!
+//! # As an ordinary user
+//!
+//! With [`SpecBuilder::user_mapping`] everything runs in a user namespace. One id (the caller's) needs no
+//! preparation at all; ranges of ids need `newuidmap` and `/etc/subuid`. [`Host::probe`] says what a host allows.
+//!
+//! # Features
+//!
+//! - `tokio`: [`Running::wait_async`], which waits without a thread.
+//! - `testing`: failure injection and a fake executor, for tests.
+//!
+//! [OCI runtime specification]: https://github.com/opencontainers/runtime-spec
+#![cfg(target_os = "linux")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod container;
+mod error;
+mod exit;
+mod host;
+mod id;
+mod io;
+mod plan;
+mod rootfs;
+mod runtime;
+mod signal;
+mod spec;
+
+pub use container::{Container, Created, Running, Status};
+pub use error::{Errno, Error, Hint, Phase};
+pub use exit::{Exit, ExitStatus, Usage};
+pub use host::{CgroupSetup, Host};
+pub use id::ContainerId;
+pub use io::{Io, Stdio};
+pub use oci_spec;
+pub use plan::Plan;
+pub use rootfs::Rootfs;
+pub use runtime::{CreateOptions, Runtime, RuntimeBuilder};
+pub use signal::Signal;
+pub use spec::{IdRange, Network, SpecBuilder, UserMapping};
