@@ -1,0 +1,4 @@
+//! Everything that image-core promises about real data.
+
+mod json;
+mod references;
