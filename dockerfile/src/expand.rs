@@ -1,0 +1,186 @@
+//! Variable expansion and word splitting, as BuildKit's `shell` package does them.
+//!
+//! The language is a small part of the shell's: `$v`, `${v}` and the modifiers `:- - :+ + :? ?`,
+//! `# ## % %%` and `/ //`; single quotes, double quotes and one escape character. Nothing is
+//! executed. Reference: "Environment replacement" in the Dockerfile reference.
+
+mod pattern;
+mod scan;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use crate::limits::MAX_EXPANSION;
+
+/// Where the values of variables come from.
+pub trait Variables {
+    /// The value of `name`, or nothing when it is not set.
+    fn value(&self, name: &str) -> Option<&str>;
+}
+
+impl Variables for () {
+    fn value(&self, _: &str) -> Option<&str> {
+        None
+    }
+}
+
+impl Variables for std::collections::BTreeMap<String, String> {
+    fn value(&self, name: &str) -> Option<&str> {
+        self.get(name).map(String::as_str)
+    }
+}
+
+/// Why a word could not be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExpandError {
+    /// A quote is not closed.
+    #[error("unexpected end of statement while looking for matching {0}-quote")]
+    UnclosedQuote(&'static str),
+    /// `${` is not closed.
+    #[error("syntax error: missing '}}'")]
+    MissingBrace,
+    /// `${v/pattern` has no second slash.
+    #[error("syntax error: missing '/' in ${{}}")]
+    MissingSlash,
+    /// `${}`, `${{` or `${:…}`.
+    #[error("syntax error: bad substitution")]
+    BadSubstitution,
+    /// A modifier that the language does not have.
+    #[error("unsupported modifier ({0}) in substitution")]
+    UnsupportedModifier(String),
+    /// `${v:?message}` of a variable that has no value.
+    #[error("{name}: {message}")]
+    Required {
+        /// The variable.
+        name: String,
+        /// The message given in the file, or a default one.
+        message: String,
+    },
+    /// A pattern escapes a character that needs no escape.
+    #[error("invalid pattern ({pattern}) in substitution: invalid escape '\\{escaped}'")]
+    InvalidPattern {
+        /// The pattern.
+        pattern: String,
+        /// The character behind the backslash.
+        escaped: String,
+    },
+    /// The result or the work is beyond the bounds of [`crate::limits`].
+    #[error("expansion is larger than {0}")]
+    TooLarge(&'static str),
+}
+
+/// The result of expanding a word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expansion<'a> {
+    /// The expanded text.
+    pub text: Cow<'a, str>,
+    /// Variables that were looked up and had a value.
+    pub matched: BTreeSet<String>,
+    /// Variables that were looked up and had none.
+    pub unmatched: BTreeSet<String>,
+}
+
+/// How words are expanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expander {
+    /// The escape character: backslash, or a backtick when the file says so.
+    pub escape: char,
+    /// Keep quotes in the result.
+    pub raw_quotes: bool,
+    /// Keep escape characters in the result.
+    pub raw_escapes: bool,
+    /// Treat quotes as ordinary characters (bodies of heredocs).
+    pub skip_quotes: bool,
+    /// Leave variables without a value as they are written.
+    pub keep_unset: bool,
+}
+
+impl Default for Expander {
+    fn default() -> Self {
+        Self::new('\\')
+    }
+}
+
+impl Expander {
+    /// The ordinary rules with the given escape character.
+    pub const fn new(escape: char) -> Self {
+        Self { escape, raw_quotes: false, raw_escapes: false, skip_quotes: false, keep_unset: false }
+    }
+
+    /// Expands `word` as one word: blanks are kept.
+    ///
+    /// # Errors
+    ///
+    /// When quotes or braces are not closed, a modifier is unknown, `${v:?}` finds no value, or a bound is hit.
+    pub fn word<'a>(&self, word: &'a str, variables: &dyn Variables) -> Result<Expansion<'a>, ExpandError> {
+        let word = word.strip_prefix('\u{feff}').unwrap_or(word);
+        if !word.bytes().any(|byte| self.is_special(byte)) && self.escape.is_ascii() {
+            return Ok(Expansion { text: Cow::Borrowed(word), ..Expansion::default() });
+        }
+        let mut scan = scan::Scan::new(self, variables, word, false);
+        let text = scan.run(None, self.raw_escapes)?;
+        if text.len() > MAX_EXPANSION {
+            return Err(ExpandError::TooLarge("16 MiB"));
+        }
+        Ok(Expansion { text: Cow::Owned(text), matched: scan.matched, unmatched: scan.unmatched })
+    }
+
+    /// Expands `word` and splits the result at blanks that are not quoted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Expander::word`].
+    pub fn words(&self, word: &str, variables: &dyn Variables) -> Result<Vec<String>, ExpandError> {
+        let word = word.strip_prefix('\u{feff}').unwrap_or(word);
+        let mut scan = scan::Scan::new(self, variables, word, true);
+        scan.run(None, self.raw_escapes)?;
+        Ok(scan.into_words())
+    }
+
+    fn is_special(&self, byte: u8) -> bool {
+        matches!(byte, b'$' | b'\'' | b'"') || u32::from(byte) == self.escape as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables() -> std::collections::BTreeMap<String, String> {
+        [("A", "abc/def"), ("EMPTY", ""), ("P", "aXbXc")]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn forms() {
+        for (word, want) in [
+            ("$A", "abc/def"),
+            ("${A}x", "abc/defx"),
+            ("$NO", ""),
+            ("${NO:-d}", "d"),
+            ("${EMPTY-d}", ""),
+            ("${EMPTY:-d}", "d"),
+            ("${A:+set}", "set"),
+            ("${A#*/}", "def"),
+            ("${A%/*}", "abc"),
+            ("${P##*X}", "c"),
+            ("${P%%X*}", "a"),
+            ("${P/X/-}", "a-bXc"),
+            ("${P//X/-}", "a-b-c"),
+            ("'$A'", "$A"),
+            ("\"$A\"", "abc/def"),
+            ("\\$A", "$A"),
+        ] {
+            assert_eq!(Expander::default().word(word, &variables()).unwrap().text, want, "{word}");
+        }
+    }
+
+    #[test]
+    fn words_split_after_expansion() {
+        let words = Expander::default().words("a 'b c' $A", &variables()).unwrap();
+        assert_eq!(words, ["a", "b c", "abc/def"]);
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the crate as a program sees it.
+
+mod data;
+mod expand;
