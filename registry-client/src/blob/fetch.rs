@@ -1,0 +1,344 @@
+//! Downloads: verified while they stream, resumed where they were cut.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
+use image_core::{BlobSink, Descriptor, Digester, Reference};
+use tokio::sync::mpsc;
+
+use crate::auth::{Action, ScopeSet};
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::engine::{Call, unexpected};
+use crate::error::{Error, RequestLine, Result};
+use crate::event::{Direction, Event};
+use crate::manifest::refuse_encoding;
+use crate::task;
+use crate::transport::Response;
+
+/// Progress that makes the retry policy count from the start again, in bytes.
+const PROGRESS: u64 = 256 << 10;
+/// Connections for one blob at most, however much progress each makes.
+const MAX_RESUMES: u32 = 1000;
+/// Bytes between two progress events.
+const EVENT_STEP: u64 = 1 << 20;
+/// Pieces between the connection and the sink. Each is at most what one read gives, some 100 KiB.
+const PIPE: usize = 32;
+
+/// The bytes of a blob on their way here.
+///
+/// The last call of [`BlobStream::next_chunk`] is the one that decides: until it has returned `None`, the bytes have
+/// not been verified.
+pub struct BlobStream {
+    client: Client,
+    endpoint: Endpoint,
+    repository: String,
+    descriptor: Descriptor,
+    line: RequestLine,
+    response: Option<Response>,
+    /// The entity tag of the first answer: a resumed one must be of the same content.
+    etag: Option<HeaderValue>,
+    /// `None` when somebody else computes the digest, or when it has been checked.
+    digester: Option<Digester>,
+    at: u64,
+    /// Bytes to pass over, because a server answered a range with everything.
+    skip: u64,
+    told: u64,
+    tries: u32,
+    resumes: u32,
+    mark: u64,
+    finished: bool,
+}
+
+impl BlobStream {
+    /// What is being downloaded.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// How many bytes have been given out.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// The next bytes, or `None` once all bytes were there and had the size and digest of the descriptor.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`] and [`Error::SizeMismatch`] when they had not; what any request can end in, after
+    /// the retries of the client's policy.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped: the next call goes on from the same byte.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        while !self.finished {
+            if self.response.is_none() {
+                self.open().await?;
+            }
+            let Some(response) = self.response.as_mut() else { continue };
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    if let Some(chunk) = self.take(chunk)? {
+                        return Ok(Some(chunk));
+                    }
+                }
+                Ok(None) if self.at == self.descriptor.size => self.finish()?,
+                Ok(None) => {
+                    let (expected, actual) = (self.descriptor.size, self.at);
+                    let cut = Error::SizeMismatch { request: self.line.clone(), expected, actual };
+                    self.cut(cut).await?;
+                }
+                // The last byte was there; what happened to the connection after it does not matter.
+                Err(_) if self.at == self.descriptor.size => self.finish()?,
+                Err(error) => self.cut(error).await?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>> {
+        if self.skip > 0 {
+            let passed = self.skip.min(chunk.len() as u64);
+            self.skip -= passed;
+            chunk = chunk.slice(passed as usize..);
+        }
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        let end = self.at + chunk.len() as u64;
+        if end > self.descriptor.size {
+            self.response = None;
+            return Err(Error::SizeMismatch {
+                request: self.line.clone(),
+                expected: self.descriptor.size,
+                actual: end,
+            });
+        }
+        if let Some(digester) = &mut self.digester {
+            digester.update(&chunk);
+        }
+        self.at = end;
+        if self.at - self.told >= EVENT_STEP || self.at == self.descriptor.size {
+            self.told = self.at;
+            self.client.engine().tell(&Event::Bytes {
+                digest: self.descriptor.digest,
+                direction: Direction::Download,
+                done: self.at,
+                total: self.descriptor.size,
+            });
+        }
+        Ok(Some(chunk))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.response = None;
+        if let Some(digester) = self.digester.take() {
+            self.verify(digester)?;
+        }
+        self.finished = true;
+        Ok(())
+    }
+
+    fn verify(&self, digester: Digester) -> Result<()> {
+        let (expected, actual) = (self.descriptor.digest, digester.finish());
+        if actual != expected {
+            return Err(Error::DigestMismatch { request: self.line.clone(), expected, actual });
+        }
+        let (digest, direction) = (expected, Direction::Download);
+        self.client.engine().tell(&Event::Done { digest, direction });
+        Ok(())
+    }
+
+    /// Waits as the policy says, or gives up with `error`.
+    async fn cut(&mut self, error: Error) -> Result<()> {
+        self.response = None;
+        if self.at - self.mark >= PROGRESS {
+            self.tries = 0;
+            self.mark = self.at;
+        }
+        self.tries += 1;
+        self.resumes += 1;
+        let engine = self.client.engine();
+        let wait = engine.retry.after_error(&error, self.tries, engine.dice());
+        let Some(wait) = wait.filter(|_| self.resumes <= MAX_RESUMES) else { return Err(error) };
+        engine.wait(self.line.clone(), self.tries, wait, error.to_string()).await;
+        Ok(())
+    }
+
+    /// Asks for the bytes from `at` on.
+    async fn open(&mut self) -> Result<()> {
+        let digest = self.descriptor.digest.to_string();
+        let segments = ["blobs", digest.as_str()];
+        let url = self.endpoint.repository_url(&self.repository, &segments);
+        let scopes = ScopeSet::repository(&self.repository, &[Action::Pull]);
+        let mut call = Call::new(Method::GET, url, &self.endpoint).scopes(&self.repository, scopes);
+        if self.at > 0 {
+            if let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.at)) {
+                call = call.header(RANGE, range);
+            }
+            if let Some(etag) = &self.etag {
+                call = call.header(IF_RANGE, etag.clone());
+            }
+        }
+        let response = self.client.engine().call(call).await?;
+        self.line = response.line().clone();
+        refuse_encoding(&response)?;
+        match response.status() {
+            200 => {
+                self.skip = self.at;
+                let stated = response.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+                if let Some(actual) = stated.filter(|size| *size != self.descriptor.size) {
+                    let (request, expected) = (self.line.clone(), self.descriptor.size);
+                    return Err(Error::SizeMismatch { request, expected, actual });
+                }
+            }
+            206 if self.at > 0 => {
+                let start = response.header(CONTENT_RANGE).and_then(range_start);
+                if start != Some(self.at) {
+                    let what = format!("asked for the bytes from {} on and got others", self.at);
+                    return Err(Error::Protocol { request: self.line.clone(), what });
+                }
+                self.skip = 0;
+            }
+            _ => return Err(unexpected(response).await),
+        }
+        if self.at > 0 {
+            self.client.engine().tell(&Event::Resumed {
+                digest: self.descriptor.digest,
+                direction: Direction::Download,
+                offset: self.at,
+            });
+        } else {
+            // A weak tag does not promise the same bytes.
+            self.etag =
+                response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+        }
+        self.response = Some(response);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobStream")
+            .field("descriptor", &self.descriptor)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first position of `bytes 10-19/20`.
+fn range_start(text: &str) -> Option<u64> {
+    text.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.trim().parse().ok()
+}
+
+impl Client {
+    /// Starts to download a blob of a repository. The request is made here, so that a blob that is not there is an
+    /// error of this call.
+    ///
+    /// # Errors
+    /// [`Error::Status`] with `BLOB_UNKNOWN`, and what any request can end in.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the stream, drops the request.
+    pub async fn blob(&self, repository: &Reference, descriptor: &Descriptor) -> Result<BlobStream> {
+        self.blob_after(repository, descriptor, None).await
+    }
+
+    /// As [`Client::blob`], for a blob whose first `have` bytes are here already: `digester` has seen exactly those.
+    /// A transfer that a crash ended goes on so.
+    ///
+    /// # Errors
+    /// As [`Client::blob`]; [`Error::SizeMismatch`] when there are more bytes here than the blob has.
+    ///
+    /// # Cancel safety
+    /// As [`Client::blob`].
+    pub async fn blob_from(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        have: u64,
+        digester: Digester,
+    ) -> Result<BlobStream> {
+        self.blob_after(repository, descriptor, Some((have, digester))).await
+    }
+
+    async fn blob_after(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        partial: Option<(u64, Digester)>,
+    ) -> Result<BlobStream> {
+        let endpoint = self.endpoint(repository)?;
+        let (at, digester) = partial.unwrap_or_else(|| (0, Digester::new(descriptor.digest.algorithm())));
+        let line = RequestLine::new(&Method::GET, &endpoint.root_url());
+        if at > descriptor.size {
+            return Err(Error::SizeMismatch { request: line, expected: descriptor.size, actual: at });
+        }
+        let mut stream = BlobStream {
+            client: self.clone(),
+            endpoint,
+            repository: repository.path().to_owned(),
+            descriptor: descriptor.clone(),
+            line,
+            response: None,
+            etag: None,
+            digester: Some(digester),
+            at,
+            skip: 0,
+            told: at,
+            tries: 0,
+            resumes: 0,
+            mark: at,
+            finished: false,
+        };
+        if at > 0 && at == descriptor.size {
+            stream.finish()?;
+        } else {
+            stream.open().await?;
+        }
+        Ok(stream)
+    }
+
+    /// Downloads a blob into a sink and gives the sink back once size and digest are verified. Hashing and writing
+    /// happen on a thread that may block, beside the connection.
+    ///
+    /// # Errors
+    /// As [`Client::blob`] and [`BlobStream::next_chunk`]; [`Error::BlobWrite`] when the sink fails. The sink is
+    /// dropped then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request, and the sink as soon as its current write returns.
+    pub async fn blob_into<S: BlobSink + 'static>(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        mut sink: S,
+    ) -> Result<S> {
+        let mut stream = self.blob(repository, descriptor).await?;
+        let digest = descriptor.digest;
+        let mut digester = stream.digester.take().unwrap_or_else(|| Digester::new(digest.algorithm()));
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(PIPE);
+        let writer = task::blocking("writing a blob", move || {
+            while let Some(chunk) = receiver.blocking_recv() {
+                digester.update(&chunk);
+                sink.write(&chunk)?;
+            }
+            Ok((sink, digester))
+        });
+        let reader = async {
+            while let Some(chunk) = stream.next_chunk().await? {
+                if sender.send(chunk).await.is_err() {
+                    // The writer has failed and says why.
+                    break;
+                }
+            }
+            drop(sender);
+            Ok(())
+        };
+        let (read, written) = tokio::join!(reader, writer);
+        let (sink, digester) = written?.map_err(|source| Error::BlobWrite { digest, source })?;
+        read?;
+        stream.verify(digester)?;
+        Ok(sink)
+    }
+}

@@ -1,0 +1,266 @@
+//! Client: the handle that users hold, and how it is set up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_core::Reference;
+
+use crate::auth::Authenticator;
+use crate::credential::{CredentialChain, CredentialSource, Secret};
+use crate::endpoint::{Endpoint, Hosts};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::event::EventSink;
+use crate::retry::RetryPolicy;
+use crate::transport::{PoolSettings, TlsSettings, Transport};
+
+/// A client for any number of registries. Cheap to clone; clones share connections, tokens and pauses.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Engine,
+    hosts: Hosts,
+    upload: UploadSettings,
+}
+
+/// How blobs are sent.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadSettings {
+    /// Size of the pieces when an upload goes in pieces, in bytes.
+    pub(crate) chunk: u64,
+    /// Blobs in flight at once.
+    pub(crate) parallel: usize,
+}
+
+impl Client {
+    /// Settings for a client, all at their defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+
+    pub(crate) fn upload(&self) -> &UploadSettings {
+        &self.shared.upload
+    }
+
+    pub(crate) fn endpoint(&self, reference: &Reference) -> Result<Endpoint> {
+        self.shared.hosts.endpoint(reference.domain())
+    }
+
+    pub(crate) fn endpoint_of_host(&self, host: &str) -> Result<Endpoint> {
+        self.shared.hosts.endpoint(host)
+    }
+
+    /// The same connections with other credentials, as `login` needs it.
+    pub(crate) fn with_source(&self, source: Arc<dyn CredentialSource>) -> Engine {
+        let engine = self.engine();
+        Engine::new(engine.transport.clone(), Authenticator::new(source), engine.retry.clone(), None)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("hosts", &self.shared.hosts).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Client`]. Anonymous, TLS with the system's authorities, no proxy, unless told otherwise.
+///
+/// ```
+/// use std::sync::Arc;
+/// use registry_client::Client;
+/// use registry_client::credential::{Credentials, FixedCredentials};
+///
+/// let credentials = FixedCredentials::new().with("localhost:5000", Credentials::basic("me", "secret"));
+/// let client = Client::builder().credentials(Arc::new(credentials)).loopback_plain_http(true).build()?;
+/// # let _ = client;
+/// # Ok::<(), registry_client::Error>(())
+/// ```
+#[must_use]
+pub struct ClientBuilder {
+    credentials: Arc<dyn CredentialSource>,
+    events: Option<Arc<dyn EventSink>>,
+    hosts: Hosts,
+    retry: RetryPolicy,
+    user_agent: String,
+    connect_timeout: Duration,
+    stall_timeout: Duration,
+    tls: TlsSettings,
+    host_tls: BTreeMap<String, TlsSettings>,
+    proxies: Vec<Proxy>,
+    fixed: BTreeMap<String, Vec<IpAddr>>,
+    upload: UploadSettings,
+}
+
+/// A proxy and what goes through it.
+#[derive(Clone, Debug)]
+struct Proxy {
+    url: String,
+    login: Option<(String, Secret)>,
+    except: String,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            credentials: Arc::new(CredentialChain::new()),
+            events: None,
+            hosts: Hosts::default(),
+            retry: RetryPolicy::default(),
+            user_agent: concat!("cooperage/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
+            tls: TlsSettings::default(),
+            host_tls: BTreeMap::new(),
+            proxies: Vec::new(),
+            fixed: BTreeMap::new(),
+            upload: UploadSettings { chunk: 4 << 20, parallel: 5 },
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Where credentials come from.
+    pub fn credentials(mut self, source: Arc<dyn CredentialSource>) -> Self {
+        self.credentials = source;
+        self
+    }
+
+    /// Where progress goes to.
+    pub fn events(mut self, sink: Arc<dyn EventSink>) -> Self {
+        self.events = Some(sink);
+        self
+    }
+
+    /// Speaks http, without TLS, to this host, written as in a reference (`registry.example:5000`). Credentials for
+    /// it then travel in the clear.
+    pub fn plain_http(mut self, host: impl Into<String>) -> Self {
+        self.hosts.plain_http.insert(host.into());
+        self
+    }
+
+    /// Speaks http, without TLS, to `localhost` and loopback addresses.
+    pub fn loopback_plain_http(mut self, yes: bool) -> Self {
+        self.hosts.loopback_plain_http = yes;
+        self
+    }
+
+    /// What is tried again and how often.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// The `User-Agent` header. Default `cooperage/VERSION`.
+    pub fn user_agent(mut self, name: impl Into<String>) -> Self {
+        self.user_agent = name.into();
+        self
+    }
+
+    /// How long making a connection may take. Default 30 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a connection may stand still, in either direction. Default 60 s.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// TLS settings for all hosts without their own.
+    pub fn tls(mut self, settings: TlsSettings) -> Self {
+        self.tls = settings;
+        self
+    }
+
+    /// TLS settings for one host (`host` or `host:port`).
+    pub fn host_tls(mut self, host: impl Into<String>, settings: TlsSettings) -> Self {
+        self.host_tls.insert(host.into(), settings);
+        self
+    }
+
+    /// Sends everything through this proxy (`http://host:port`), except for the hosts of `except`, which is written
+    /// as in `NO_PROXY` (`localhost,10.0.0.0/8,.internal`).
+    pub fn proxy(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
+        self.proxies.push(Proxy { url: url.into(), login: None, except: except.into() });
+        self
+    }
+
+    /// As [`ClientBuilder::proxy`], for a proxy that wants a user name and a password.
+    pub fn proxy_with_login(
+        mut self,
+        url: impl Into<String>,
+        except: impl Into<String>,
+        username: impl Into<String>,
+        password: Secret,
+    ) -> Self {
+        let login = Some((username.into(), password));
+        self.proxies.push(Proxy { url: url.into(), login, except: except.into() });
+        self
+    }
+
+    /// These addresses are those of `host`; the system's name resolution is not asked.
+    pub fn resolve(mut self, host: impl Into<String>, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.fixed.insert(host.into().to_ascii_lowercase(), addresses.into_iter().collect());
+        self
+    }
+
+    /// Size of the pieces of an upload that goes in pieces, in bytes. Default 4 MiB, at least 64 KiB.
+    pub fn upload_chunk(mut self, bytes: u64) -> Self {
+        self.upload.chunk = bytes.max(64 << 10);
+        self
+    }
+
+    /// How many blobs [`Client::push_image`] has in flight at once. Default 5, at least 1.
+    pub fn parallel_uploads(mut self, count: usize) -> Self {
+        self.upload.parallel = count.max(1);
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when a proxy is not a URL. Certificates are read when they are first needed.
+    pub fn build(self) -> Result<Client> {
+        let mut proxies = Vec::new();
+        for proxy in &self.proxies {
+            let mut built = reqwest::Proxy::all(&proxy.url).map_err(|_| Error::Configuration {
+                what: "the address of a proxy is not a URL".to_owned(),
+                source: None,
+            })?;
+            if let Some((username, password)) = &proxy.login {
+                built = built.basic_auth(username, password.expose());
+            }
+            proxies.push(built.no_proxy(reqwest::NoProxy::from_string(&proxy.except)));
+        }
+        let transport = Transport::new(PoolSettings {
+            user_agent: self.user_agent,
+            connect_timeout: self.connect_timeout,
+            stall_timeout: self.stall_timeout,
+            tls: self.tls,
+            host_tls: self.host_tls,
+            proxied: !proxies.is_empty(),
+            proxies,
+            fixed: Arc::new(self.fixed),
+        });
+        let engine = Engine::new(transport, Authenticator::new(self.credentials), self.retry, self.events);
+        Ok(Client { shared: Arc::new(Shared { engine, hosts: self.hosts, upload: self.upload }) })
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,264 @@
+//! Manifests and indexes: their exact bytes, by tag or by digest.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use image_core::{AnyManifest, Descriptor, Digest, MANIFEST_LIMIT, MediaType, Reference};
+
+use crate::auth::{Action, ScopeSet};
+use crate::client::Client;
+use crate::engine::{Call, CallBody, unexpected};
+use crate::error::{Error, RequestLine, Result};
+use crate::event::Event;
+use crate::transport::Response;
+
+pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What this client can read. Registries convert or refuse when a type is missing here.
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+/// A manifest or an index as the registry has it: the digest is of exactly these bytes, and has been checked.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct FetchedManifest {
+    /// Type, digest and size.
+    pub descriptor: Descriptor,
+    /// The type that the registry gave it.
+    pub media_type: MediaType,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl FetchedManifest {
+    /// The parsed document.
+    ///
+    /// # Errors
+    /// [`image_core::DocumentError`] when it is not one, is both manifest and index, or says that it is of another
+    /// type than the registry said.
+    pub fn parse(&self) -> Result<AnyManifest, image_core::DocumentError> {
+        AnyManifest::parse(self.bytes.to_vec(), Some(&self.media_type))
+    }
+}
+
+impl Client {
+    /// Type, digest and size of a manifest, or `None` if the registry does not have it.
+    ///
+    /// A registry that does not give the digest with HEAD is asked with GET.
+    ///
+    /// # Errors
+    /// [`Error`]; a refusal is an error, not `None`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        let response = self.manifest_call(Method::HEAD, reference, Action::Pull).await?;
+        match response.status() {
+            200 => {}
+            404 => return Ok(None),
+            405 => return self.manifest_or_none(reference).await,
+            _ => return Err(unexpected(response).await),
+        }
+        let line = response.line().clone();
+        let digest = stated_digest(&response)?;
+        let size = response.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        let media_type = response.header(CONTENT_TYPE).map(MediaType::parse);
+        let (Some(media_type), Some(size)) = (media_type, size) else {
+            return self.manifest_or_none(reference).await;
+        };
+        let Some(digest) = digest.or(reference.digest().copied()) else {
+            return self.manifest_or_none(reference).await;
+        };
+        check_known(&line, reference, &digest)?;
+        Ok(Some(Descriptor::new(media_type, digest, size)))
+    }
+
+    async fn manifest_or_none(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        match self.manifest(reference).await {
+            Ok(fetched) => Ok(Some(fetched.descriptor)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A manifest or an index. With a digest in the reference, the bytes are those; with a tag, they are what the tag
+    /// points to now, and the digest in the answer is computed, not believed.
+    ///
+    /// # Errors
+    /// [`Error::Status`] with `MANIFEST_UNKNOWN`, [`Error::DigestMismatch`], [`Error::TooLarge`] (4 MiB), and what
+    /// any request can end in.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest> {
+        let response = self.manifest_call(Method::GET, reference, Action::Pull).await?;
+        if response.status() != 200 {
+            return Err(unexpected(response).await);
+        }
+        let line = response.line().clone();
+        let stated = stated_digest(&response)?;
+        let media_type = response.header(CONTENT_TYPE).map(MediaType::parse);
+        refuse_encoding(&response)?;
+        let bytes = response.bytes(MANIFEST_LIMIT).await?;
+        // The algorithm that was asked for, else the one that the registry uses, else the common one.
+        let expected = reference.digest().copied().or(stated);
+        let digest = match expected {
+            Some(expected) => {
+                let actual = Digest::of(expected.algorithm(), &bytes);
+                if actual != expected {
+                    return Err(Error::DigestMismatch { request: line, expected, actual });
+                }
+                actual
+            }
+            None => Digest::sha256(&bytes),
+        };
+        if let Some(stated) = stated
+            && stated.algorithm() == digest.algorithm()
+            && stated != digest
+        {
+            return Err(Error::DigestMismatch { request: line, expected: digest, actual: stated });
+        }
+        // Old registries serve `application/json`; the document itself says more.
+        let media_type = match media_type {
+            Some(media_type) if !matches!(&media_type, MediaType::Other(text) if is_vague(text)) => {
+                media_type
+            }
+            _ => AnyManifest::parse(bytes.to_vec(), None)
+                .map_err(|source| Error::Manifest { request: line, source: Box::new(source) })?
+                .media_type(),
+        };
+        let descriptor = Descriptor::new(media_type.clone(), digest, bytes.len() as u64);
+        Ok(FetchedManifest { descriptor, media_type, bytes })
+    }
+
+    /// Stores a manifest or an index under the tag of the reference, else under its digest; its blobs must be there.
+    ///
+    /// # Errors
+    /// [`Error::Status`] with `MANIFEST_BLOB_UNKNOWN` and its like; [`Error::DigestMismatch`] when the registry
+    /// answers that it has stored something else.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves either the manifest or nothing.
+    pub async fn push_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: Bytes,
+    ) -> Result<Descriptor> {
+        let algorithm = reference.digest().map_or(image_core::Algorithm::Sha256, Digest::algorithm);
+        let digest = Digest::of(algorithm, &bytes);
+        let endpoint = self.endpoint(reference)?;
+        let name = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
+        let segments = ["manifests", name.as_str()];
+        let mut url = endpoint.repository_url(reference.path(), &segments);
+        if reference.tag().is_some() && algorithm != image_core::Algorithm::Sha256 {
+            url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        }
+        let request = RequestLine::new(&Method::PUT, &url);
+        if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
+            return Err(Error::DigestMismatch { request, expected: *expected, actual: digest });
+        }
+        if bytes.len() as u64 > MANIFEST_LIMIT {
+            return Err(Error::TooLarge { request, limit: MANIFEST_LIMIT });
+        }
+        let content_type = HeaderValue::try_from(media_type.as_str()).map_err(|_| Error::Protocol {
+            request: request.clone(),
+            what: "the media type cannot be a header".to_owned(),
+        })?;
+        let size = bytes.len() as u64;
+        let scopes = ScopeSet::repository(reference.path(), &[Action::Pull, Action::Push]);
+        let call = Call::new(Method::PUT, url, &endpoint)
+            .scopes(reference.path(), scopes)
+            .header(CONTENT_TYPE, content_type)
+            .body(CallBody::Bytes(bytes));
+        let response = self.engine().call(call).await?;
+        if !matches!(response.status(), 200..=204) {
+            return Err(unexpected(response).await);
+        }
+        if let Some(stated) = stated_digest(&response)?
+            && stated.algorithm() == algorithm
+            && stated != digest
+        {
+            return Err(Error::DigestMismatch { request, expected: digest, actual: stated });
+        }
+        self.engine().tell(&Event::ManifestPushed { digest });
+        Ok(Descriptor::new(media_type.clone(), digest, size))
+    }
+
+    /// Deletes the manifest of the digest in the reference, or else its tag; `false` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the registry does not delete.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the manifest or not.
+    pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool> {
+        let response = self.manifest_call(Method::DELETE, reference, Action::Delete).await?;
+        match response.status() {
+            200..=204 => Ok(true),
+            404 => Ok(false),
+            405 => Err(Error::Unsupported { what: format!("deleting manifests by {}", reference.domain()) }),
+            _ => Err(unexpected(response).await),
+        }
+    }
+
+    async fn manifest_call(&self, method: Method, reference: &Reference, action: Action) -> Result<Response> {
+        let endpoint = self.endpoint(reference)?;
+        let name = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.to_owned(),
+            (None, None) => {
+                return Err(Error::Reference {
+                    reference: reference.to_string(),
+                    what: "neither a tag nor a digest",
+                });
+            }
+        };
+        let segments = ["manifests", name.as_str()];
+        let url = endpoint.repository_url(reference.path(), &segments);
+        let scopes = ScopeSet::repository(reference.path(), &[action]);
+        let call = Call::new(method, url, &endpoint)
+            .scopes(reference.path(), scopes)
+            .header(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        self.engine().call(call).await
+    }
+}
+
+/// The digest that the registry states, if it does and this crate knows the algorithm.
+pub(crate) fn stated_digest(response: &Response) -> Result<Option<Digest>> {
+    let Some(text) = response.header(DOCKER_CONTENT_DIGEST) else { return Ok(None) };
+    match text.parse() {
+        Ok(digest) => Ok(Some(digest)),
+        Err(image_core::DigestError::UnknownAlgorithm { .. }) => Ok(None),
+        Err(_) => Err(Error::Protocol {
+            request: response.line().clone(),
+            what: "docker-content-digest is not a digest".to_owned(),
+        }),
+    }
+}
+
+/// Bytes that were encoded on the way are not the ones that the digest is of, and we asked for no encoding.
+pub(crate) fn refuse_encoding(response: &Response) -> Result<()> {
+    match response.header(http::header::CONTENT_ENCODING) {
+        None | Some("" | "identity") => Ok(()),
+        Some(_) => Err(Error::Protocol {
+            request: response.line().clone(),
+            what: "the content is encoded, which was not asked for".to_owned(),
+        }),
+    }
+}
+
+fn check_known(line: &RequestLine, reference: &Reference, stated: &Digest) -> Result<()> {
+    match reference.digest() {
+        Some(expected) if expected.algorithm() == stated.algorithm() && expected != stated => {
+            Err(Error::DigestMismatch { request: line.clone(), expected: *expected, actual: *stated })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_vague(media_type: &str) -> bool {
+    matches!(media_type, "application/json" | "text/plain" | "application/octet-stream" | "")
+}
