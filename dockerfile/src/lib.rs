@@ -2,21 +2,33 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+mod csv;
+mod directive;
 mod env;
 mod error;
 mod expand;
+mod heredoc;
+pub mod instruction;
+mod json;
 pub mod limits;
-mod lint;
+pub mod lint;
+mod parse;
+mod path;
 pub mod plan;
 mod quote;
 mod source;
 mod suggest;
+mod syntax;
 
 // The public interface is:
 pub use compile::{ImageRequest, Images, NamedContext, NoCache, Options, Outcome};
+pub use directive::Directive;
 pub use env::{Env, Origin, Variable};
 pub use error::{Diagnostic, Diagnostics, ErrorKind};
 pub use expand::{ExpandError, Expander, Expansion, Variables};
+pub use heredoc::Heredoc;
+pub use instruction::Kind;
 pub use lint::Warning;
 pub use plan::Plan;
 pub use source::{Lines, Source, Span};
+pub use syntax::{Dockerfile, Instruction, Item, ItemKind, Stage};
