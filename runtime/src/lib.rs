@@ -48,17 +48,23 @@
 #![cfg(target_os = "linux")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod child;
 mod container;
 mod error;
 mod exit;
+mod hint;
 mod host;
 mod id;
 mod io;
+mod launch;
 mod plan;
 mod rootfs;
 mod runtime;
 mod signal;
 mod spec;
+mod state;
+mod sys;
+mod userns;
 
 pub use container::{Container, Created, Running, Status};
 pub use error::{Errno, Error, Hint, Phase};

@@ -1,12 +1,82 @@
 //! The plan: a container as a flat list of system calls.
+//!
+//! The host compiles a Spec into steps, each of which is one system call with its arguments, or one of a few
+//! jumps and checks. What a step is for is kept here, in the host, so the helper can be a small interpreter that
+//! answers a failure with no more than the step's number and the kernel's error number.
+
+mod assemble;
+mod capability;
+mod compile;
+mod credential;
+mod device;
+mod mount;
+mod namespace;
+mod option;
+mod pivot;
+mod process;
+mod reach;
+mod rootfs;
+mod setting;
+mod stdio;
+mod validate;
+#[path = "../helper/wire.rs"]
+#[expect(dead_code, reason = "some of it is for the helper's side")]
+pub(crate) mod wire;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
+
+use oci_spec::runtime::Spec;
+
+pub(crate) use compile::Request;
+
+use crate::userns::IdMaps;
+use crate::{Error, Phase, Rootfs};
 
 /// What will be done to make a container, step by step.
 #[derive(Debug)]
-pub struct Plan {}
+pub struct Plan {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) maps: Option<IdMaps>,
+    pub(crate) programs: Vec<String>,
+}
+
+/// What a step is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    pub(crate) phase: Phase,
+    pub(crate) syscall: &'static str,
+    pub(crate) target: String,
+}
 
 impl Plan {
+    /// Compiles a Spec for this process's privileges, without making anything: what `create` would do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spec`], [`Error::Unsupported`], [`Error::UnmappedId`] or [`Error::Host`].
+    pub fn compile(spec: &Spec, rootfs: Rootfs) -> Result<Self, Error> {
+        Self::create(Request::new(spec, rootfs, crate::Io::null()))
+    }
+
+    pub(crate) fn create(request: Request<'_>) -> Result<Self, Error> {
+        compile::create(request)
+    }
+
+    /// How many steps there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.notes.len()
+    }
+
+    /// Whether there are none, which never is the case for a compiled plan.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
     /// The steps as text, one per line: index, phase, system call, target.
     #[must_use]
     pub fn explain(&self) -> String {
@@ -15,7 +85,10 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, note) in self.notes.iter().enumerate() {
+            writeln!(f, "{index:4} {:<10} {:<16} {}", note.phase, note.syscall, note.target)?;
+        }
         Ok(())
     }
 }

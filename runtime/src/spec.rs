@@ -1,18 +1,46 @@
 //! Specs with safe defaults.
 
+mod default;
+mod mapping;
+
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+};
 
 use crate::Error;
 
+pub use mapping::{IdRange, UserMapping};
+
 /// Builds a [`Spec`] with docker's defaults: its capabilities, mounts, masked and read-only paths and namespaces.
+///
+/// ```
+/// # use runtime::{Network, SpecBuilder};
+/// let spec = SpecBuilder::new()
+///     .args(["/bin/sh", "-c", "id"])
+///     .env(["PATH=/usr/bin:/bin", "HOME=/root"])
+///     .cwd("/work")
+///     .network(Network::None)
+///     .build()?;
+/// assert_eq!(spec.hostname(), &None);
+/// # Ok::<(), runtime::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct SpecBuilder {
     args: Vec<String>,
     env: Vec<String>,
     cwd: Option<PathBuf>,
+    user: User,
     hostname: Option<String>,
+    network: Network,
+    mounts: Vec<Mount>,
+    read_only: bool,
+    no_new_privileges: bool,
+    mapping: Option<UserMapping>,
+    rlimits: Vec<(PosixRlimitType, u64, u64)>,
+    resources: Option<LinuxResources>,
 }
 
 impl SpecBuilder {
@@ -45,7 +73,15 @@ impl SpecBuilder {
 
     /// The ids inside the container. Default: 0, 0 and no others.
     #[must_use]
-    pub fn user(self, _uid: u32, _gid: u32, _groups: &[u32]) -> Self {
+    pub fn user(mut self, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        self.user.set_uid(uid).set_gid(gid).set_additional_gids(Some(groups.to_vec()));
+        self
+    }
+
+    /// The umask of the process. Default 0o022.
+    #[must_use]
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.user.set_umask(Some(umask));
         self
     }
 
@@ -58,37 +94,68 @@ impl SpecBuilder {
 
     /// The network. Default: the host's.
     #[must_use]
-    pub fn network(self, _network: Network) -> Self {
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
         self
     }
 
     /// Binds a file or directory of the host into the container (recursively, `nosuid,nodev`).
     #[must_use]
-    pub fn mount_bind(self, _host: impl AsRef<Path>, _dest: impl AsRef<Path>, _read_only: bool) -> Self {
-        self
+    pub fn mount_bind(self, host: impl AsRef<Path>, dest: impl AsRef<Path>, read_only: bool) -> Self {
+        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev"];
+        if read_only {
+            options.push("rro");
+        }
+        self.mount(default::mount(dest.as_ref(), "bind", host.as_ref(), &options))
     }
 
     /// An empty tmpfs at `dest`, with mount options such as `size=64m` and `mode=1777`.
     #[must_use]
-    pub fn mount_tmpfs<I: IntoIterator<Item: Into<String>>>(self, _dest: impl AsRef<Path>, _options: I) -> Self {
+    pub fn mount_tmpfs<I: IntoIterator<Item: Into<String>>>(self, dest: impl AsRef<Path>, options: I) -> Self {
+        let options: Vec<String> = options.into_iter().map(Into::into).collect();
+        let options: Vec<&str> = ["nosuid", "nodev"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        self.mount(default::mount(dest.as_ref(), "tmpfs", Path::new("tmpfs"), &options))
+    }
+
+    /// Any other mount, after the default ones and those added before.
+    #[must_use]
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.mounts.push(mount);
         self
     }
 
     /// Makes the root filesystem read-only. Default: no.
     #[must_use]
-    pub fn read_only(self, _yes: bool) -> Self {
+    pub fn read_only(mut self, yes: bool) -> Self {
+        self.read_only = yes;
+        self
+    }
+
+    /// Keeps set-user-id programs from giving privileges. Default: no, as docker does.
+    #[must_use]
+    pub fn no_new_privileges(mut self, yes: bool) -> Self {
+        self.no_new_privileges = yes;
+        self
+    }
+
+    /// Adds a resource limit of the process: soft and hard.
+    #[must_use]
+    pub fn rlimit(mut self, kind: PosixRlimitType, soft: u64, hard: u64) -> Self {
+        self.rlimits.push((kind, soft, hard));
+        self
+    }
+
+    /// Limits of the container's cgroup.
+    #[must_use]
+    pub fn resources(mut self, resources: LinuxResources) -> Self {
+        self.resources = Some(resources);
         self
     }
 
     /// Runs in a new user namespace with these ids. Needed when this process is not root.
     #[must_use]
-    pub fn user_mapping(self, _mapping: UserMapping) -> Self {
-        self
-    }
-
-    /// The umask of the process. Default 0o022.
-    #[must_use]
-    pub fn umask(self, _umask: u32) -> Self {
+    pub fn user_mapping(mut self, mapping: UserMapping) -> Self {
+        self.mapping = Some(mapping);
         self
     }
 
@@ -98,8 +165,100 @@ impl SpecBuilder {
     ///
     /// [`Error::Spec`] without args.
     pub fn build(self) -> Result<Spec, Error> {
-        Err(Error::unsupported("SpecBuilder::build"))
+        if self.args.is_empty() {
+            return Err(Error::spec("process.args", "empty"));
+        }
+        let own_network = self.network == Network::None;
+        let mut mounts = default::mounts(self.mapping.as_ref(), own_network);
+        mounts.extend(self.mounts);
+
+        let rlimits: Result<Vec<PosixRlimit>, _> =
+            self
+            .rlimits
+            .into_iter()
+            .map(|(kind, soft, hard)| PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build())
+            .collect();
+        let rlimits = rlimits.map_err(|error| Error::spec("process.rlimits", error.to_string()))?;
+
+        let mut process = Process::default();
+        process
+            .set_terminal(Some(false))
+            .set_args(Some(self.args))
+            .set_env(Some(self.env))
+            .set_cwd(self.cwd.unwrap_or_else(|| PathBuf::from("/")))
+            .set_capabilities(Some(capabilities(self.user.uid() == 0)))
+            .set_user(self.user)
+            .set_rlimits((!rlimits.is_empty()).then_some(rlimits))
+            .set_no_new_privileges(Some(self.no_new_privileges));
+
+        let mut linux = Linux::default();
+        linux
+            .set_namespaces(Some(namespaces(&self.network, self.mapping.is_some())))
+            .set_masked_paths(Some(default::MASKED.map(str::to_owned).to_vec()))
+            .set_readonly_paths(Some(default::READ_ONLY.map(str::to_owned).to_vec()))
+            .set_resources(self.resources)
+            .set_devices(None)
+            .set_seccomp(None);
+        if let Some(mapping) = &self.mapping {
+            linux
+                .set_uid_mappings(Some(id_mappings(&mapping.uids)?))
+                .set_gid_mappings(Some(id_mappings(&mapping.gids)?));
+        }
+
+        let mut root = Root::default();
+        // The root filesystem is given to `create`; the Spec's path is not used.
+        root.set_path("rootfs".into()).set_readonly(Some(self.read_only));
+        let mut spec = Spec::default();
+        spec.set_version("1.2.0".to_owned())
+            .set_root(Some(root))
+            .set_mounts(Some(mounts))
+            .set_process(Some(process))
+            .set_hostname(self.hostname)
+            .set_linux(Some(linux));
+        Ok(spec)
     }
+}
+
+/// Docker's: another user than root gets none, but may gain them through set-user-id programs.
+fn capabilities(root: bool) -> LinuxCapabilities {
+    let set = default::CAPABILITIES.into_iter().collect::<oci_spec::runtime::Capabilities>();
+    let held = if root { set.clone() } else { oci_spec::runtime::Capabilities::new() };
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities
+        .set_bounding(Some(set))
+        .set_effective(Some(held.clone()))
+        .set_permitted(Some(held))
+        .set_inheritable(None)
+        .set_ambient(None);
+    capabilities
+}
+
+fn namespaces(network: &Network, user: bool) -> Vec<LinuxNamespace> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, User, Uts};
+    let one = |typ, path: Option<PathBuf>| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(typ).set_path(path);
+        namespace
+    };
+    let mut list: Vec<_> = [Mount, Pid, Ipc, Uts, Cgroup].into_iter().map(|typ| one(typ, None)).collect();
+    match network {
+        Network::Host => {}
+        Network::None => list.push(one(Net, None)),
+        Network::Path(path) => list.push(one(Net, Some(path.clone()))),
+    }
+    if user {
+        list.push(one(User, None));
+    }
+    list
+}
+
+fn id_mappings(ranges: &[IdRange]) -> Result<Vec<LinuxIdMapping>, Error> {
+    let one = |range: &IdRange| {
+        let builder = LinuxIdMappingBuilder::default();
+        builder.container_id(range.inside).host_id(range.outside).size(range.count).build()
+    };
+    let built: Result<_, _> = ranges.iter().map(one).collect();
+    built.map_err(|error| Error::spec("linux.uidMappings", error.to_string()))
 }
 
 /// The network of a container.
@@ -113,37 +272,4 @@ pub enum Network {
     None,
     /// An existing network namespace, by the path of its file.
     Path(PathBuf),
-}
-
-/// Which ids exist in a user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserMapping {
-    pub(crate) uids: Vec<IdRange>,
-    pub(crate) gids: Vec<IdRange>,
-}
-
-/// A range of ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    /// The first id inside.
-    pub inside: u32,
-    /// The first id outside.
-    pub outside: u32,
-    /// How many.
-    pub count: u32,
-}
-
-impl UserMapping {
-    /// One user and one group: they are 0 inside. Needs no preparation of the host.
-    #[must_use]
-    pub fn single(uid: u32, gid: u32) -> Self {
-        let range = |outside| vec![IdRange { inside: 0, outside, count: 1 }];
-        Self { uids: range(uid), gids: range(gid) }
-    }
-
-    /// Ranges of ids. As an ordinary user all but one's own id need `newuidmap` and `/etc/subuid`.
-    #[must_use]
-    pub fn ranges(uids: impl Into<Vec<IdRange>>, gids: impl Into<Vec<IdRange>>) -> Self {
-        Self { uids: uids.into(), gids: gids.into() }
-    }
 }

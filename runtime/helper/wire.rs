@@ -1,0 +1,90 @@
+//! The format in which the host hands a plan to the helper. Both sides compile this file; nothing else is shared.
+//!
+//! All numbers are in the byte order of the machine: a plan never leaves it. A plan is one memory file:
+//!
+//! ```text
+//! header (HEADER bytes) | steps (STEP bytes each) | relocations (4 bytes each) | blob
+//! ```
+//!
+//! The helper maps the file privately and writable. A relocation is the offset of an 8-byte offset into the file,
+//! which the helper turns into an address. An argument of kind `ADDRESS` is an offset too. So strings, argument
+//! vectors and kernel structures all stand in the blob as they are, and every step is one plain system call.
+
+/// The first four bytes of a plan.
+pub(crate) const MAGIC: u32 = 0x504f_4f43;
+/// Counts up with every change of this file.
+pub(crate) const VERSION: u32 = 1;
+/// Length of the header, in bytes: ten `u32`.
+///
+/// magic, version, total length, offset of the steps, their count, offset of the relocations, their count,
+/// number of descriptors handed over, the step at which a failure is injected (or `NONE`), the injected error number.
+pub(crate) const HEADER: usize = 40;
+/// Length of a step, in bytes: see `Step` in the helper for the fields.
+pub(crate) const STEP: usize = 88;
+/// Says "no register" and "no step".
+pub(crate) const NONE: u32 = u32::MAX;
+/// Matches every error number.
+pub(crate) const ANY: u32 = u32::MAX;
+/// How many registers there are. Register n holds at first the n-th descriptor that was handed over.
+pub(crate) const REGISTERS: usize = 2048;
+/// The descriptor over which host and helper talk, at first.
+pub(crate) const CONTROL: i32 = 3;
+/// The most descriptors one message carries: the kernel's SCM_MAX_FD.
+pub(crate) const FDS_PER_MESSAGE: usize = 253;
+/// Length of a message in either direction: four `u32`, the first of which is its kind.
+pub(crate) const MESSAGE: usize = 16;
+
+/// Kinds of arguments.
+pub(crate) mod arg {
+    /// The value itself.
+    pub(crate) const VALUE: u8 = 0;
+    /// An offset into the plan, passed as an address.
+    pub(crate) const ADDRESS: u8 = 1;
+    /// The content of a register.
+    pub(crate) const REGISTER: u8 = 2;
+}
+
+/// Kinds of steps.
+pub(crate) mod op {
+    /// A system call. EINTR is retried.
+    pub(crate) const CALL: u32 = 0;
+    /// `out` = the number at offset arg 0, of arg 1 bytes (1, 2, 4 or 8).
+    pub(crate) const LOAD: u32 = 1;
+    /// The number at offset arg 0, of arg 1 bytes, = arg 2.
+    pub(crate) const STORE: u32 = 2;
+    /// Go to `on_ok` if arg 0 & arg 1 == arg 2.
+    pub(crate) const JUMP_IF: u32 = 3;
+    /// Fail with error number arg 3 unless arg 0 & arg 1 == arg 2.
+    pub(crate) const CHECK: u32 = 4;
+    /// Execute the first of the programs at address arg 0 (arg 3 many pointers) that exists,
+    /// with argument vector arg 1 and environment arg 2.
+    pub(crate) const EXEC: u32 = 5;
+    /// Close every descriptor but 0, 1, 2, the reporting one, and those in the registers listed at address arg 0
+    /// (arg 1 many `u32`).
+    pub(crate) const CLOSE_OTHERS: u32 = 6;
+    /// End the process with exit code arg 0.
+    pub(crate) const EXIT: u32 = 7;
+    /// Report over the descriptor in arg 0 from now on.
+    pub(crate) const REPORT_TO: u32 = 8;
+    /// `out` = arg 0.
+    pub(crate) const SET: u32 = 9;
+}
+
+/// Kinds of messages.
+pub(crate) mod message {
+    /// Host to helper, first: version, length of the plan, number of descriptors. The plan rides along.
+    pub(crate) const HELLO: u32 = 1;
+    /// Host to helper: more descriptors.
+    pub(crate) const MORE: u32 = 2;
+    /// Host to helper: go on.
+    pub(crate) const GO: u32 = 3;
+    /// Helper to host: the pid of the new process; its pidfd rides along.
+    pub(crate) const PID: u32 = 16;
+    /// Helper to host: it waits to be told `GO`.
+    pub(crate) const READY: u32 = 17;
+    /// Helper to host: step, error number, detail.
+    pub(crate) const FAILED: u32 = 18;
+}
+
+/// In the detail of a failed `EXEC`: the file exists, so its interpreter or loader does not.
+pub(crate) const EXEC_EXISTS: u32 = 1 << 31;

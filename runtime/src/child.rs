@@ -1,0 +1,116 @@
+//! A process that the helper made: watched through its pidfd, reaped once.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::sys::{self, Reaped};
+use crate::{Errno, Error, Exit, ExitStatus, Phase, Signal};
+
+/// A process by its pidfd, so that a pid that is used again can never be mistaken for it.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    exit: Mutex<Option<Exit>>,
+}
+
+impl Child {
+    pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, exit: Mutex::new(None) }
+    }
+
+    /// A process by its pid; none if there is no such process. The caller checks that it is the one it means, after
+    /// this: the descriptor stays with it.
+    pub(crate) fn open(pid: u32) -> Option<Self> {
+        let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)?;
+        let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).ok()?;
+        Some(Self::new(pid, pidfd))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&self) -> Result<Exit, Error> {
+        loop {
+            if let Some(exit) = self.try_wait()? {
+                return Ok(exit);
+            }
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(self.failed("poll", errno)),
+            }
+        }
+    }
+
+    /// The exit, if it has ended.
+    pub(crate) fn try_wait(&self) -> Result<Option<Exit>, Error> {
+        let mut kept = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_some() {
+            return Ok(kept.clone());
+        }
+        let reaped = sys::reap(self.pidfd()).map_err(|error| self.failed("waitid", Errno::of(&error)))?;
+        *kept = match reaped {
+            Reaped::Exited(exit) => Some(exit),
+            Reaped::Running => None,
+            Reaped::NotOurs if self.has_ended()? => {
+                let status = sys::exit_info(self.pidfd()).unwrap_or(ExitStatus::Unknown);
+                Some(Exit { status, usage: None })
+            }
+            Reaped::NotOurs => None,
+        };
+        Ok(kept.clone())
+    }
+
+    /// [`Child::wait`] without a thread. Dropping the future changes nothing.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn wait_async(&self) -> Result<Exit, Error> {
+        use tokio::io::Interest;
+        use tokio::io::unix::AsyncFd;
+        if let Some(exit) = self.try_wait()? {
+            return Ok(exit);
+        }
+        let failed = |error: std::io::Error| self.failed("epoll_ctl", Errno::of(&error));
+        let copy = self.pidfd.try_clone().map_err(failed)?;
+        let watched = AsyncFd::register_with_interest(copy, Interest::READABLE).map_err(|error| failed(error.into()))?;
+        loop {
+            let mut ready = watched.readable().await.map_err(failed)?;
+            if let Some(exit) = self.try_wait()? {
+                return Ok(exit);
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> Result<bool, Error> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(count) => Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(errno) => Err(self.failed("poll", errno)),
+        }
+    }
+
+    /// Sends a signal; one that has ended already is not an error.
+    pub(crate) fn kill(&self, signal: Signal) -> Result<(), Error> {
+        match sys::send_signal(self.pidfd(), signal.raw()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            Err(error) => Err(self.failed("pidfd_send_signal", Errno::of(&error))),
+        }
+    }
+
+    fn failed(&self, syscall: &'static str, errno: impl Into<Errno>) -> Error {
+        Error::host_call(Phase::Lifecycle, syscall, format!("process {}", self.pid), errno)
+    }
+}

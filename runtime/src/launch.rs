@@ -1,0 +1,315 @@
+//! Carrying a plan to the helper and its answers back.
+
+use std::borrow::Cow;
+use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+
+use crate::child::Child;
+use crate::plan::wire::{CONTROL, EXEC_EXISTS, FDS_PER_MESSAGE, MESSAGE, VERSION, message};
+use crate::plan::{Note, Plan};
+use crate::{Errno, Error, Hint, Phase, Signal, hint, sys};
+
+/// The helper program.
+static HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));
+/// Executable memory files may be asked for by name since Linux 6.3 (`MFD_EXEC`), and then must.
+const MFD_EXEC: u32 = 0x10;
+
+/// The helper program in a sealed memory file, from which it is executed: nobody can write to it any more, and the
+/// host's own binary never shows in a container's `/proc`.
+#[derive(Clone, Debug)]
+pub(crate) struct Helper {
+    file: Arc<OwnedFd>,
+}
+
+impl Helper {
+    pub(crate) fn load() -> Result<Self, Error> {
+        if HELPER.is_empty() {
+            return Err(Error::unsupported("this architecture: no helper program was built for it"));
+        }
+        let file = sealed("container-helper", HELPER, MFD_EXEC).map_err(|error| {
+            let failure = Error::host_call(Phase::Launch, "memfd_create", "the helper program", Errno::of(&error));
+            match error.raw_os_error() {
+                Some(libc::EACCES) => failure.with_hint(Hint::new(
+                    "vm.memfd_noexec is 2, so no memory file can be executed",
+                    "set it to 0 or 1",
+                )),
+                _ => failure,
+            }
+        })?;
+        Ok(Self { file: Arc::new(file) })
+    }
+
+    /// Runs the plan until the container's process is ready.
+    pub(crate) fn launch(&self, plan: Plan) -> Result<Launched, Error> {
+        let failed = |syscall, errno| Error::host_call(Phase::Launch, syscall, "the helper", errno);
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| failed("socketpair", errno.into()))?;
+        let memory = sealed("container-plan", &plan.bytes, 0)
+            .map_err(|error| failed("memfd_create", Errno::of(&error)))?;
+        let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
+        let pid = sys::spawn(&path, c"container-helper", theirs.as_fd(), CONTROL).map_err(|error| {
+            failed("posix_spawn", Errno::of(&error)).with_hint(hint::exec_helper(Errno::of(&error)))
+        })?;
+        drop(theirs);
+        let stage = Stage::new(pid)?;
+        send_plan(ours.as_fd(), &plan, memory.as_fd()).map_err(|errno| failed("sendmsg", errno.into()))?;
+        // The helper has its own copies now.
+        let Plan { notes, maps, programs, fds, .. } = plan;
+        drop((memory, fds));
+        let talk = Talk { socket: ours, notes, programs };
+        let child = match talk.receive(Phase::Launch)? {
+            Answer::Process(child) => Unready::new(child),
+            Answer::End => return Err(stage.died()),
+            Answer::Ready => return Err(Error::Protocol { what: "ready before there is a process".to_owned() }),
+        };
+        stage.wait();
+        if let Some(maps) = maps {
+            maps.write(child.child.pid())?;
+            talk.go()?;
+        }
+        match talk.receive(Phase::Namespaces)? {
+            Answer::Ready => Ok(Launched { talk, child: child.ready() }),
+            Answer::End => Err(child.died()),
+            Answer::Process(_) => Err(Error::Protocol { what: "two processes".to_owned() }),
+        }
+    }
+}
+
+/// A process that is ready to execute its program.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    talk: Talk,
+    pub(crate) child: Arc<Child>,
+}
+
+impl Launched {
+    /// Executes the program. The way to the helper closes when that succeeds.
+    pub(crate) fn start(&self) -> Result<(), Error> {
+        self.talk.go()?;
+        match self.talk.receive(Phase::Exec)? {
+            Answer::End => Ok(()),
+            Answer::Ready | Answer::Process(_) => Err(Error::Protocol { what: "an answer after the start".to_owned() }),
+        }
+    }
+}
+
+/// Ends the process unless it became ready.
+struct Unready {
+    child: Arc<Child>,
+    armed: bool,
+}
+
+impl Unready {
+    fn new(child: Child) -> Self {
+        Self { child: Arc::new(child), armed: true }
+    }
+
+    fn ready(mut self) -> Arc<Child> {
+        self.armed = false;
+        Arc::clone(&self.child)
+    }
+
+    fn died(self) -> Error {
+        let how = self.child.wait().map_or_else(|_| "unknown".to_owned(), |exit| exit.status.to_string());
+        Error::HelperDied { phase: Phase::Namespaces, how }
+    }
+}
+
+impl Drop for Unready {
+    fn drop(&mut self) {
+        if self.armed {
+            // Best effort: it ends by itself too when the way to the host closes.
+            drop(self.child.kill(Signal::KILL));
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// The helper's own process, which ends once the container's process is born.
+struct Stage(Child);
+
+impl Stage {
+    fn new(pid: u32) -> Result<Self, Error> {
+        let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let opened = raw.ok_or(rustix::io::Errno::SRCH).and_then(|pid| {
+            // Nobody but this function reaps the pid, so it still is the helper's.
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        });
+        let pidfd =
+            opened.map_err(|errno| Error::host_call(Phase::Launch, "pidfd_open", "the helper", errno))?;
+        Ok(Self(Child::new(pid, pidfd)))
+    }
+
+    fn wait(self) {
+        drop(self);
+    }
+
+    fn died(self) -> Error {
+        let how = self.0.wait().map_or_else(|_| "unknown".to_owned(), |exit| exit.status.to_string());
+        Error::HelperDied { phase: Phase::Launch, how }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // The helper ends by itself after it has answered or failed; and at the latest when the socket closes.
+        drop(self.0.wait());
+    }
+}
+
+/// One answer of the helper.
+enum Answer {
+    Process(Child),
+    Ready,
+    End,
+}
+
+/// The conversation with the helper.
+#[derive(Debug)]
+struct Talk {
+    socket: OwnedFd,
+    notes: Vec<Note>,
+    programs: Vec<String>,
+}
+
+impl Talk {
+    fn go(&self) -> Result<(), Error> {
+        let body = message_bytes([message::GO, 0, 0, 0]);
+        match rustix::net::send(&self.socket, &body, SendFlags::NOSIGNAL) {
+            // A peer that is gone has left an answer, or its absence is one.
+            Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(Error::host_call(Phase::Gate, "send", "the helper", errno)),
+        }
+    }
+
+    fn receive(&self, phase: Phase) -> Result<Answer, Error> {
+        let mut body = [0; MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut iov = [IoSliceMut::new(&mut body)];
+            match rustix::net::recvmsg(&self.socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) => break received.bytes,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CONNRESET) => break 0,
+                Err(errno) => return Err(Error::host_call(phase, "recvmsg", "the helper", errno)),
+            }
+        };
+        if received == 0 {
+            return Ok(Answer::End);
+        }
+        let pidfd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let [kind, a, b, c] = words(&body);
+        match (kind, pidfd) {
+            (message::PID, Some(pidfd)) if received == MESSAGE => Ok(Answer::Process(Child::new(a, pidfd))),
+            (message::READY, None) if received == MESSAGE => Ok(Answer::Ready),
+            (message::FAILED, None) if received == MESSAGE => Err(self.failure(a, b, c)),
+            _ => Err(Error::Protocol { what: format!("a message of kind {kind} and {received} bytes") }),
+        }
+    }
+
+    /// The error that a failed step stands for.
+    fn failure(&self, step: u32, errno: u32, detail: u32) -> Error {
+        let Some(note) = self.notes.get(step as usize) else {
+            return Error::Protocol { what: format!("step {step} failed, which the plan does not have") };
+        };
+        let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(libc::EIO));
+        let mut target = note.target.clone();
+        let mut explained = hint::step(note, errno);
+        if note.phase == Phase::Exec && note.syscall == "execve" {
+            let tried = self.programs.get((detail & !EXEC_EXISTS) as usize);
+            if detail & EXEC_EXISTS != 0 {
+                target = tried.cloned().unwrap_or(target);
+                explained = Some(Hint::new(
+                    "the file exists, so what is missing is its interpreter: the one in its first line, or the loader",
+                    "add that to the root filesystem, or use a static program",
+                ));
+            } else if errno.raw() != libc::ENOENT {
+                target = tried.cloned().unwrap_or(target);
+            }
+        }
+        Error::Step {
+            phase: note.phase,
+            step: Some(step),
+            syscall: Cow::Borrowed(note.syscall),
+            target,
+            errno,
+            hint: explained,
+        }
+    }
+}
+
+fn words(body: &[u8; MESSAGE]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(body.chunks_exact(4)) {
+        *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
+    }
+    words
+}
+
+fn message_bytes(words: [u32; 4]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// A memory file with this content that can no longer change.
+fn sealed(name: &str, content: &[u8], extra: u32) -> std::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = match rustix::fs::memfd_create(name, flags | MemfdFlags::from_bits_retain(extra)) {
+        Err(rustix::io::Errno::INVAL) if extra != 0 => rustix::fs::memfd_create(name, flags)?,
+        other => other?,
+    };
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(file)
+}
+
+/// Sends the plan and all its descriptors.
+fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, memory: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let length = u32::try_from(plan.bytes.len()).unwrap_or(u32::MAX);
+    let count = u32::try_from(plan.fds.len()).unwrap_or(u32::MAX);
+    let (first, rest) = plan.fds.split_at(plan.fds.len().min(FDS_PER_MESSAGE - 1));
+    let mut with_plan = vec![memory];
+    with_plan.extend(first.iter().map(AsFd::as_fd));
+    send_fds(socket, [message::HELLO, VERSION, length, count], &with_plan)?;
+    for chunk in rest.chunks(FDS_PER_MESSAGE) {
+        let fds: Vec<_> = chunk.iter().map(AsFd::as_fd).collect();
+        send_fds(socket, [message::MORE, 0, 0, 0], &fds)?;
+    }
+    Ok(())
+}
+
+fn send_fds(socket: BorrowedFd<'_>, body: [u32; 4], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let body = message_bytes(body);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(rustix::io::Errno::TOOBIG);
+    }
+    let iov = [IoSlice::new(&body)];
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &iov, &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Capabilities: the five sets of a process.
+
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+use super::assemble::Assembler;
+
+/// `_LINUX_CAPABILITY_VERSION_3` of `capset(2)`.
+const VERSION_3: u32 = 0x2008_0522;
+
+/// The sets as the kernel's bit masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sets {
+    bounding: u64,
+    effective: u64,
+    inheritable: u64,
+    permitted: u64,
+    ambient: u64,
+}
+
+impl Sets {
+    /// Reads the Spec's sets; without any, the process has none.
+    pub(super) fn of(sets: Option<&LinuxCapabilities>) -> Self {
+        let Some(sets) = sets else { return Self::default() };
+        Self {
+            bounding: mask(sets.bounding().as_ref()),
+            effective: mask(sets.effective().as_ref()),
+            inheritable: mask(sets.inheritable().as_ref()),
+            permitted: mask(sets.permitted().as_ref()),
+            ambient: mask(sets.ambient().as_ref()),
+        }
+    }
+
+    /// The first capability that is asked for and is not among these.
+    pub(super) fn first_outside(&self, available: u64) -> Option<u32> {
+        let missing = (self.effective | self.permitted | self.inheritable) & !available;
+        (missing != 0).then(|| missing.trailing_zeros())
+    }
+
+    /// Shrinks the bounding set; while the process still may.
+    pub(super) fn bound(&self, asm: &mut Assembler, last: u32) {
+        for number in 0..=last {
+            if self.bounding & (1 << number) == 0 {
+                let args = [libc::PR_CAPBSET_DROP.into(), number.into()];
+                asm.call("prctl", libc::SYS_prctl, &args, format!("drop {} from the bounding set", name(number)));
+            }
+        }
+    }
+
+    /// Keeps the permitted set over the change of ids, for `apply`.
+    pub(super) fn keep(asm: &mut Assembler) {
+        let args = [libc::PR_SET_KEEPCAPS.into(), 1.into()];
+        asm.call("prctl", libc::SYS_prctl, &args, "keep capabilities over the change of ids");
+    }
+
+    /// Sets the other four sets.
+    pub(super) fn apply(&self, asm: &mut Assembler, last: u32) {
+        let mut header = VERSION_3.to_ne_bytes().to_vec();
+        header.extend([0; 4]);
+        let header = asm.bytes(&header);
+        let mut data = Vec::new();
+        for shift in [0, 32] {
+            for set in [self.effective, self.permitted, self.inheritable] {
+                let half = u32::try_from((set >> shift) & u64::from(u32::MAX)).unwrap_or(0);
+                data.extend(half.to_ne_bytes());
+            }
+        }
+        let data = asm.bytes(&data);
+        asm.call("capset", libc::SYS_capset, &[header.into(), data.into()], "the capabilities of the process");
+        let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_CLEAR_ALL.into()];
+        asm.call("prctl", libc::SYS_prctl, &args, "clear the ambient set");
+        // What is ambient must be permitted and inheritable; the rest of the set is without effect, as in runc.
+        for number in 0..=last {
+            if self.ambient & self.permitted & self.inheritable & (1 << number) != 0 {
+                let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_RAISE.into(), number.into()];
+                asm.call("prctl", libc::SYS_prctl, &args, format!("add {} to the ambient set", name(number)));
+            }
+        }
+    }
+}
+
+fn mask(set: Option<&Capabilities>) -> u64 {
+    set.into_iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
+}
+
+/// The name of a capability by its number.
+pub(super) fn name(number: u32) -> String {
+    NUMBERS
+        .iter()
+        .find(|(_, known)| *known == number)
+        .map_or_else(|| format!("capability {number}"), |(capability, _)| format!("CAP_{capability}"))
+}
+
+fn number(capability: Capability) -> u32 {
+    NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |(_, number)| *number)
+}
+
+/// The numbers of `linux/capability.h`.
+const NUMBERS: [(Capability, u32); 41] = [
+    (Capability::Chown, 0),
+    (Capability::DacOverride, 1),
+    (Capability::DacReadSearch, 2),
+    (Capability::Fowner, 3),
+    (Capability::Fsetid, 4),
+    (Capability::Kill, 5),
+    (Capability::Setgid, 6),
+    (Capability::Setuid, 7),
+    (Capability::Setpcap, 8),
+    (Capability::LinuxImmutable, 9),
+    (Capability::NetBindService, 10),
+    (Capability::NetBroadcast, 11),
+    (Capability::NetAdmin, 12),
+    (Capability::NetRaw, 13),
+    (Capability::IpcLock, 14),
+    (Capability::IpcOwner, 15),
+    (Capability::SysModule, 16),
+    (Capability::SysRawio, 17),
+    (Capability::SysChroot, 18),
+    (Capability::SysPtrace, 19),
+    (Capability::SysPacct, 20),
+    (Capability::SysAdmin, 21),
+    (Capability::SysBoot, 22),
+    (Capability::SysNice, 23),
+    (Capability::SysResource, 24),
+    (Capability::SysTime, 25),
+    (Capability::SysTtyConfig, 26),
+    (Capability::Mknod, 27),
+    (Capability::Lease, 28),
+    (Capability::AuditWrite, 29),
+    (Capability::AuditControl, 30),
+    (Capability::Setfcap, 31),
+    (Capability::MacOverride, 32),
+    (Capability::MacAdmin, 33),
+    (Capability::Syslog, 34),
+    (Capability::WakeAlarm, 35),
+    (Capability::BlockSuspend, 36),
+    (Capability::AuditRead, 37),
+    (Capability::Perfmon, 38),
+    (Capability::Bpf, 39),
+    (Capability::CheckpointRestore, 40),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_kernel() {
+        for (index, (_, number)) in NUMBERS.iter().enumerate() {
+            assert_eq!(index, *number as usize);
+        }
+        assert_eq!(name(21), "CAP_SYS_ADMIN");
+        assert_eq!(name(60), "capability 60");
+    }
+}

@@ -1,0 +1,215 @@
+//! From a Spec to a plan.
+
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
+
+use super::assemble::{Assembler, At};
+use super::namespace::{self, Namespaces};
+use super::process::{self, Program};
+use super::reach::{Kind, Links, make_in_root, statx_scratch};
+use super::rootfs::{self, Source};
+use super::{Plan, credential, device, mount, pivot, setting, stdio, validate};
+use crate::userns::IdMaps;
+use crate::{Error, Hint, IdRange, Io, Phase, Rootfs};
+
+/// What this process may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Privilege {
+    pub(crate) euid: u32,
+    pub(crate) egid: u32,
+    /// The effective capabilities, as a bit mask.
+    pub(crate) capabilities: u64,
+    /// The number of the kernel's last capability.
+    pub(crate) last_capability: u32,
+}
+
+const CAP_SETGID: u32 = 6;
+const CAP_SETUID: u32 = 7;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_MKNOD: u32 = 27;
+
+impl Privilege {
+    /// Asks the kernel.
+    pub(crate) fn of_this_process() -> Self {
+        let capabilities = rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits());
+        let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|last| *last < 64)
+            .unwrap_or(40);
+        Self {
+            euid: rustix::process::geteuid().as_raw(),
+            egid: rustix::process::getegid().as_raw(),
+            capabilities,
+            last_capability,
+        }
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.capabilities & (1 << capability) != 0
+    }
+
+    /// The capabilities a container's process can have.
+    pub(super) fn available(&self, in_user_namespace: bool) -> u64 {
+        if in_user_namespace { u64::MAX >> (63 - self.last_capability) } else { self.capabilities }
+    }
+}
+
+/// Everything a plan is made from.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) rootfs: Rootfs,
+    pub(crate) io: Io,
+    pub(crate) privilege: Privilege,
+    /// Step and error number of an injected failure.
+    pub(crate) inject: Option<(u32, i32)>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(spec: &'a Spec, rootfs: Rootfs, io: Io) -> Self {
+        Self { spec, rootfs, io, privilege: Privilege::of_this_process(), inject: None }
+    }
+}
+
+/// Compiles the plan that creates a container.
+pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
+    let Request { spec, rootfs, io, privilege, inject } = request;
+    validate::check(spec)?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
+    let unset = Linux::default();
+    let linux = spec.linux().as_ref().unwrap_or(&unset);
+    let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
+    if !namespaces.makes(libc::CLONE_NEWNS) {
+        return Err(Error::unsupported("a container without a new mount namespace"));
+    }
+    let maps = maps(linux, &namespaces, &privilege)?;
+    credential::check(process.user(), maps.as_ref())?;
+    let source = Source::of(rootfs)?;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let read_only = spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false));
+
+    let mut asm = Assembler::new();
+    asm.inject(inject);
+    let streams = stdio::hand_over(&mut asm, io)?;
+    let scratch = statx_scratch(&mut asm);
+    let message = asm.bytes(&[0; 16]);
+
+    if let Some(adjustment) = process.oom_score_adj() {
+        adjust_oom_score(&mut asm, adjustment);
+    }
+    let (new_net, has_uts) = (namespaces.makes(libc::CLONE_NEWNET), {
+        namespaces.makes(libc::CLONE_NEWUTS) || namespaces.joins(libc::CLONE_NEWUTS)
+    });
+    let parameters = sysctl_map(linux);
+    let kept = namespaces.only_new();
+    namespaces.enter(&mut asm, None);
+    begin(&mut asm, maps.as_ref(), message);
+
+    pivot::detach_from_host(&mut asm);
+    let root = rootfs::assemble(&mut asm, source, scratch);
+    let null = device::host_null(&mut asm, scratch);
+    setting::sysctls(&mut asm, &parameters, &kept)?;
+    let masked = linux.masked_paths().as_deref().unwrap_or_default();
+    let read_only_paths = linux.readonly_paths().as_deref().unwrap_or_default();
+    pivot::attach_root(&mut asm, root);
+    mount::all(&mut asm, root, mounts, scratch)?;
+    let can_mknod = maps.is_none() && privilege.has(CAP_MKNOD);
+    device::all(
+        &mut asm,
+        root,
+        mounts,
+        linux.devices().as_deref().unwrap_or_default(),
+        can_mknod,
+        scratch,
+    )?;
+    asm.phase(Phase::Process);
+    let cwd = make_in_root(&mut asm, root, process.cwd(), Kind::Directory, Links::Follow);
+    asm.close(cwd);
+    mount::read_only(&mut asm, root, read_only_paths);
+    mount::mask(&mut asm, root, masked, null);
+    pivot::pivot(&mut asm, root, read_only);
+
+    setting::names(&mut asm, spec.hostname().as_deref(), spec.domainname().as_deref(), has_uts)?;
+    if new_net {
+        setting::loopback(&mut asm);
+    }
+    setting::rlimits(&mut asm, process.rlimits().as_deref().unwrap_or_default())?;
+    process::enter_directory(&mut asm, process.cwd());
+    process::become_process(&mut asm, process, maps.as_ref(), &privilege)?;
+    stdio::place(&mut asm, streams);
+
+    let program = Program::of(&mut asm, process)?;
+    asm.phase(Phase::Gate);
+    namespace::say_ready(&mut asm);
+    namespace::await_go(&mut asm, message, "the host: start");
+    program.execute(&mut asm);
+
+    let mut plan = asm.finish()?;
+    plan.maps = maps;
+    plan.programs = program.candidates;
+    Ok(plan)
+}
+
+/// The first steps of the new process.
+fn begin(asm: &mut Assembler, maps: Option<&IdMaps>, message: At) {
+    asm.phase(Phase::Namespaces);
+    if let Some(maps) = maps {
+        namespace::await_go(asm, message, "the host: the id maps are written");
+        credential::become_root(asm, maps);
+    }
+    asm.call("setsid", libc::SYS_setsid, &[], "a session of its own");
+    asm.call("umask", libc::SYS_umask, &[0.into()], "none, while files are made with exact modes");
+    let name = asm.text("container-init");
+    asm.call("prctl", libc::SYS_prctl, &[libc::PR_SET_NAME.into(), name.into()], "the name of the process");
+}
+
+fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result<Option<IdMaps>, Error> {
+    let ranges = |list: &Option<Vec<LinuxIdMapping>>| -> Vec<IdRange> {
+        list.iter()
+            .flatten()
+            .map(|map| IdRange { inside: map.container_id(), outside: map.host_id(), count: map.size() })
+            .collect()
+    };
+    if namespaces.joins(libc::CLONE_NEWUSER) {
+        return Err(Error::unsupported("joining an existing user namespace"));
+    }
+    let (uids, gids) = (ranges(linux.uid_mappings()), ranges(linux.gid_mappings()));
+    if namespaces.makes(libc::CLONE_NEWUSER) {
+        let privileged =
+            privilege.has(CAP_SETUID) && privilege.has(CAP_SETGID) && privilege.has(CAP_SYS_ADMIN);
+        return IdMaps::new(uids, gids, privilege.euid, privilege.egid, privileged).map(Some);
+    }
+    if !uids.is_empty() || !gids.is_empty() {
+        return Err(Error::spec("linux.uidMappings", "given without a new user namespace"));
+    }
+    if !privilege.has(CAP_SYS_ADMIN) {
+        return Err(Error::Host {
+            what: "the privilege (CAP_SYS_ADMIN) to run containers without a user namespace".to_owned(),
+            hint: Hint::new(
+                "this process is not root",
+                "add a user namespace with id mappings to the Spec, or run as root",
+            ),
+        });
+    }
+    Ok(None)
+}
+
+/// Written by the helper before the birth of the container's process, which inherits it.
+fn adjust_oom_score(asm: &mut Assembler, adjustment: i32) {
+    asm.phase(Phase::Launch);
+    let path = asm.text("/proc/self/oom_score_adj");
+    let text = adjustment.to_string();
+    let length = u32::try_from(text.len()).unwrap_or(0);
+    let content = asm.text(&text);
+    let args = [libc::AT_FDCWD.into(), path.into(), (libc::O_WRONLY | libc::O_CLOEXEC).into()];
+    let fd = asm.call("openat", libc::SYS_openat, &args, "/proc/self/oom_score_adj").out();
+    let args = [fd.into(), content.into(), length.into()];
+    asm.call("write", libc::SYS_write, &args, format!("{text} to /proc/self/oom_score_adj"));
+    asm.close(fd);
+}
+
+fn sysctl_map(linux: &Linux) -> BTreeMap<&str, &str> {
+    linux.sysctl().iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}

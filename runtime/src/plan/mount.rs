@@ -1,0 +1,243 @@
+//! Mounts: each is made detached, given its attributes, and attached to a descriptor beneath the root.
+
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+
+use super::assemble::{Assembler, At, Reg};
+use super::option::{Attributes, Options};
+use super::reach::{HostFile, Kind, Links, clean, make_in_root, open_in_root};
+use super::rootfs::{FSCONFIG_CMD_CREATE, fs_flag, fs_string};
+use crate::{Error, Phase};
+
+/// Attributes of `mount_setattr(2)` and `fsmount(2)`.
+pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x01;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = 0x02;
+pub(super) const MOUNT_ATTR_NODEV: u64 = 0x04;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = 0x08;
+pub(super) const MOUNT_ATTR_ATIME: u64 = 0x70;
+pub(super) const MOUNT_ATTR_NOATIME: u64 = 0x10;
+pub(super) const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
+pub(super) const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub(super) const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
+
+/// `OPEN_TREE_CLONE` of `open_tree(2)`.
+pub(super) const OPEN_TREE_CLONE: u32 = 1;
+/// `MOVE_MOUNT_F_EMPTY_PATH` and `MOVE_MOUNT_T_EMPTY_PATH` of `move_mount(2)`.
+const MOVE_MOUNT_EMPTY_PATHS: u32 = 0x04 | 0x40;
+/// `MOVE_MOUNT_F_EMPTY_PATH` alone.
+const MOVE_MOUNT_FROM_EMPTY_PATH: u32 = 0x04;
+
+/// Opens what a descriptor stands for as a mount; with `OPEN_TREE_CLONE` as a detached copy.
+pub(super) fn open_tree(asm: &mut Assembler, fd: Reg, flags: u32, what: &str) -> Reg {
+    let empty = asm.text("");
+    let flags = flags | libc::AT_EMPTY_PATH.cast_unsigned() | libc::O_CLOEXEC.cast_unsigned();
+    let args = [fd.into(), empty.into(), flags.into()];
+    asm.call("open_tree", libc::SYS_open_tree, &args, what.to_owned()).out()
+}
+
+/// Attaches a detached mount to a descriptor; `wrong_kind` is where to go when one is a directory, the other not.
+pub(super) fn attach(
+    asm: &mut Assembler,
+    mount: Reg,
+    target: Reg,
+    what: &str,
+    wrong_kind: Option<super::assemble::Label>,
+) {
+    let empty = asm.text("");
+    let args = [mount.into(), empty.into(), target.into(), empty.into(), MOVE_MOUNT_EMPTY_PATHS.into()];
+    let pending = asm.call("move_mount", libc::SYS_move_mount, &args, what.to_owned());
+    if let Some(label) = wrong_kind {
+        let _ = pending.on(libc::ENOTDIR, label);
+    }
+}
+
+/// Attaches a detached mount over the host's root: out of the way of every path, as `/` never leads onto it.
+pub(super) fn attach_over_root(asm: &mut Assembler, mount: Reg, what: &str) {
+    let (empty, root) = (asm.text(""), asm.text("/"));
+    let args =
+        [mount.into(), empty.into(), libc::AT_FDCWD.into(), root.into(), MOVE_MOUNT_FROM_EMPTY_PATH.into()];
+    asm.call("move_mount", libc::SYS_move_mount, &args, what.to_owned());
+}
+
+/// Changes the attributes of a mount, or of it and all below it.
+pub(super) fn set_attributes(
+    asm: &mut Assembler,
+    mount: Reg,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    recursive: bool,
+    what: &str,
+) {
+    let attributes = asm.words(&[set.into(), clear.into(), propagation.into(), 0.into()]);
+    let empty = asm.text("");
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let args = [mount.into(), empty.into(), flags.into(), attributes.into(), 32.into()];
+    asm.call("mount_setattr", libc::SYS_mount_setattr, &args, what.to_owned());
+}
+
+/// Compiles the Spec's mounts, in their order.
+pub(super) fn all(asm: &mut Assembler, root: Reg, mounts: &[Mount], scratch: At) -> Result<(), Error> {
+    asm.phase(Phase::Mounts);
+    for (index, mount) in mounts.iter().enumerate() {
+        one(asm, root, mount, &format!("mounts[{index}]"), scratch)?;
+    }
+    Ok(())
+}
+
+fn one(asm: &mut Assembler, root: Reg, mount: &Mount, field: &str, scratch: At) -> Result<(), Error> {
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    if let Some(option) = options.unsupported.first() {
+        return Err(Error::unsupported(format!("mount option {option:?} ({field}.options)")));
+    }
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return Err(Error::unsupported(format!("idmapped mounts ({field}.uidMappings)")));
+    }
+    let dest = mount.destination();
+    if clean(dest).as_os_str().is_empty() {
+        return Err(Error::spec(format!("{field}.destination"), "a mount over the root itself"));
+    }
+    let typ = mount.typ().as_deref().unwrap_or_default();
+    if options.bind || typ == "bind" {
+        bind(asm, root, mount, &options, field, scratch)
+    } else {
+        filesystem(asm, root, mount, typ, &options, field)
+    }
+}
+
+fn bind(
+    asm: &mut Assembler,
+    root: Reg,
+    mount: &Mount,
+    options: &Options,
+    field: &str,
+    scratch: At,
+) -> Result<(), Error> {
+    let source = mount.source().as_deref().ok_or_else(|| Error::spec(format!("{field}.source"), "missing"))?;
+    if !source.is_absolute() {
+        return Err(Error::spec(format!("{field}.source"), format!("{} is not absolute", source.display())));
+    }
+    if let Some((key, _)) = options.data.first() {
+        return Err(Error::spec(format!("{field}.options"), format!("{key:?} is not an option of a bind mount")));
+    }
+    let file = HostFile::of_path(source, Phase::Mounts, "source")?;
+    let opened = file.open(asm, scratch, "source");
+    let recursive = if options.recursive { libc::AT_RECURSIVE.cast_unsigned() } else { 0 };
+    let made = open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &format!("a copy of {}", source.display()));
+    asm.close(opened);
+    let what = format!("{} from {}", mount.destination().display(), source.display());
+    finish_attributes(asm, made, options.attributes, false, &what);
+    let kind = if file.directory { Kind::Directory } else { Kind::File };
+    place(asm, root, mount.destination(), made, kind, Links::Follow, options, &what);
+    Ok(())
+}
+
+fn filesystem(
+    asm: &mut Assembler,
+    root: Reg,
+    mount: &Mount,
+    typ: &str,
+    options: &Options,
+    field: &str,
+) -> Result<(), Error> {
+    match typ {
+        "" => return Err(Error::spec(format!("{field}.type"), "missing")),
+        "cgroup" => return Err(Error::unsupported(format!("mounts of type cgroup ({field}.type)"))),
+        _ => {}
+    }
+    let what = format!("{} of type {typ}", mount.destination().display());
+    let kind = asm.text(typ);
+    let fs = asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], what.clone()).out();
+    let source = mount.source().as_ref().map(|source| source.to_string_lossy().into_owned());
+    fs_string(asm, fs, "source", source.as_deref().unwrap_or(typ), &what);
+    for (key, value) in &options.data {
+        match value {
+            Some(value) => fs_string(asm, fs, key, value, &what),
+            None => fs_flag(asm, fs, key, &what),
+        }
+    }
+    let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, what.clone());
+    let args = [fs.into(), 1.into(), options.attributes.set.into()];
+    let made = asm.call("fsmount", libc::SYS_fsmount, &args, what.clone()).out();
+    asm.close(fs);
+    // A link where /proc or /sys should be would let an image choose what the later steps write to.
+    let links = if matches!(typ, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
+    place(asm, root, mount.destination(), made, Kind::Directory, links, options, &what);
+    Ok(())
+}
+
+fn finish_attributes(asm: &mut Assembler, mount: Reg, attributes: Attributes, recursive: bool, what: &str) {
+    if !attributes.is_empty() {
+        set_attributes(asm, mount, attributes.set, attributes.clear, 0, recursive, what);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one mount has that many sides")]
+fn place(
+    asm: &mut Assembler,
+    root: Reg,
+    dest: &Path,
+    made: Reg,
+    kind: Kind,
+    links: Links,
+    options: &Options,
+    what: &str,
+) {
+    finish_attributes(asm, made, options.recursive_attributes, true, what);
+    let target = make_in_root(asm, root, dest, kind, links);
+    attach(asm, made, target, what, None);
+    asm.close(target);
+    for (flag, recursive) in &options.propagation {
+        set_attributes(asm, made, 0, 0, *flag, *recursive, &format!("propagation of {}", dest.display()));
+    }
+    asm.close(made);
+}
+
+/// Hides paths: directories beneath an empty read-only filesystem, files beneath the null device.
+pub(super) fn mask(asm: &mut Assembler, root: Reg, paths: &[String], null: Reg) {
+    asm.phase(Phase::Mounts);
+    if paths.is_empty() {
+        return;
+    }
+    let kind = asm.text("tmpfs");
+    let fs =
+        asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], "an empty filesystem to mask with").out();
+    fs_string(asm, fs, "mode", "0555", "an empty filesystem to mask with");
+    fs_string(asm, fs, "nr_inodes", "1", "an empty filesystem to mask with");
+    let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, "an empty filesystem to mask with");
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    let args = [fs.into(), 1.into(), attributes.into()];
+    let empty = asm.call("fsmount", libc::SYS_fsmount, &args, "an empty filesystem to mask with").out();
+    asm.close(fs);
+    // Only what is attached can be copied before Linux 6.15; one superblock then serves all masked directories.
+    attach_over_root(asm, empty, "an empty filesystem to mask with");
+    for path in paths {
+        let (file, done) = (asm.label(), asm.label());
+        let target = open_in_root(asm, root, Path::new(path), 0, Links::Follow, Some(done));
+        let made = open_tree(asm, empty, OPEN_TREE_CLONE, &format!("{path}, masked"));
+        attach(asm, made, target, &format!("{path}, masked as a directory"), Some(file));
+        asm.close(made);
+        asm.jump(done);
+        asm.here(file);
+        let made = open_tree(asm, null, OPEN_TREE_CLONE, &format!("{path}, masked"));
+        attach(asm, made, target, &format!("{path}, masked as a file"), None);
+        asm.here(done);
+    }
+}
+
+/// Makes paths read-only, keeping their mounts' other attributes.
+pub(super) fn read_only(asm: &mut Assembler, root: Reg, paths: &[String]) {
+    asm.phase(Phase::Mounts);
+    for path in paths {
+        let done = asm.label();
+        let target = open_in_root(asm, root, Path::new(path), 0, Links::Follow, Some(done));
+        let what = format!("{path}, read-only");
+        let made = open_tree(asm, target, OPEN_TREE_CLONE | libc::AT_RECURSIVE.cast_unsigned(), &what);
+        set_attributes(asm, made, MOUNT_ATTR_RDONLY, 0, 0, true, &what);
+        attach(asm, made, target, &what, None);
+        asm.here(done);
+    }
+}

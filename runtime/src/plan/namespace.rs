@@ -1,0 +1,166 @@
+//! Making and joining namespaces, and the birth of the container's first process.
+
+use std::fs::File;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+
+use super::assemble::{Assembler, At, Reg};
+use super::wire::{CONTROL, MESSAGE, message};
+use crate::{Errno, Error, Phase};
+
+/// `CLONE_PIDFD`, `CLONE_PARENT` and `CLONE_INTO_CGROUP` of `clone3(2)`.
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// Length of `struct clone_args` with the `cgroup` field, and the offset of that field.
+const CLONE_ARGS: u32 = 88;
+const CLONE_ARGS_CGROUP: u32 = 80;
+
+/// The namespaces a Spec asks for.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    /// `CLONE_NEW*` flags of those to make.
+    new: u64,
+    /// Those to join, in the order in which they are joined.
+    joined: Vec<(u64, String, File)>,
+}
+
+/// The kinds in the order of joining: the user namespace first, as it may give the right to join the others.
+const KINDS: [(LinuxNamespaceType, u64, &str); 8] = [
+    (LinuxNamespaceType::User, libc::CLONE_NEWUSER as u64, "user"),
+    (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC as u64, "ipc"),
+    (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS as u64, "uts"),
+    (LinuxNamespaceType::Network, libc::CLONE_NEWNET as u64, "network"),
+    (LinuxNamespaceType::Pid, libc::CLONE_NEWPID as u64, "pid"),
+    (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP as u64, "cgroup"),
+    (LinuxNamespaceType::Time, 0x80, "time"),
+    (LinuxNamespaceType::Mount, libc::CLONE_NEWNS as u64, "mount"),
+];
+
+impl Namespaces {
+    /// Reads the Spec's list, and opens those that exist already.
+    pub(super) fn of(list: &[LinuxNamespace]) -> Result<Self, Error> {
+        let mut found = Self::default();
+        for (kind, flag, name) in KINDS {
+            let mut matching = list.iter().filter(|namespace| namespace.typ() == kind);
+            let Some(namespace) = matching.next() else { continue };
+            if matching.next().is_some() {
+                return Err(Error::spec("linux.namespaces", format!("the {name} namespace stands there twice")));
+            }
+            match namespace.path() {
+                None => found.new |= flag,
+                Some(path) => found.joined.push((flag, format!("{name} namespace {}", path.display()), open(path)?)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The kinds that are made, without those that are joined.
+    pub(super) fn only_new(&self) -> Self {
+        Self { new: self.new, joined: Vec::new() }
+    }
+
+    /// Whether a namespace of this kind is made.
+    pub(super) fn makes(&self, flag: libc::c_int) -> bool {
+        self.new & u64::from(flag.cast_unsigned()) != 0
+    }
+
+    /// Whether a namespace of this kind is joined.
+    pub(super) fn joins(&self, flag: libc::c_int) -> bool {
+        self.joined.iter().any(|(joined, ..)| *joined == u64::from(flag.cast_unsigned()))
+    }
+
+    /// Joins and makes the namespaces. The steps after this are those of the new process.
+    pub(super) fn enter(self, asm: &mut Assembler, unified: Option<Reg>) {
+        asm.phase(Phase::Namespaces);
+        for (flag, what, file) in self.joined {
+            let fd = asm.fd(file.into());
+            asm.call("setns", libc::SYS_setns, &[fd.into(), flag.into()], what);
+            asm.close(fd);
+        }
+        birth(asm, self.new, unified);
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|error| {
+        Error::host_call(Phase::Namespaces, "open", path.display().to_string(), Errno::of(&error))
+    })
+}
+
+/// Makes the new process, as a child of the host, and tells the host about it.
+pub(super) fn birth(asm: &mut Assembler, flags: u64, unified: Option<Reg>) {
+    let pidfd = asm.bytes(&[0; 8]);
+    let into_cgroup = if unified.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    let zero = || 0.into();
+    let args = asm.words(&[
+        (flags | CLONE_PIDFD | CLONE_PARENT | into_cgroup).into(),
+        pidfd.into(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+        zero(),
+    ]);
+    if let Some(unified) = unified {
+        asm.store(args, CLONE_ARGS_CGROUP, 8, unified, "the cgroup to be born in");
+    }
+    let what = format!("a process in new namespaces ({})", names(flags));
+    let pid = asm.call("clone3", libc::SYS_clone3, &[args.into(), CLONE_ARGS.into()], what).out();
+    let child = asm.label();
+    asm.jump_if(pid, u64::MAX, 0, child, "this is the new process");
+    let fd = asm.load(pidfd, 0, 4, "the pidfd");
+    announce(asm, pid, fd);
+    asm.exit(0);
+    asm.here(child);
+}
+
+fn names(flags: u64) -> String {
+    let names: Vec<_> = KINDS.iter().filter(|kind| flags & kind.1 != 0).map(|kind| kind.2).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Sends pid and pidfd to the host.
+fn announce(asm: &mut Assembler, pid: Reg, pidfd: Reg) {
+    let body = asm.bytes(&words(&[message::PID, 0, 0, 0]));
+    asm.store(body, 4, 4, pid, "the pid");
+    let mut control = 20u64.to_ne_bytes().to_vec();
+    control.extend(words(&[libc::SOL_SOCKET.cast_unsigned(), libc::SCM_RIGHTS.cast_unsigned(), 0, 0]));
+    let control = asm.bytes(&control);
+    asm.store(control, 16, 4, pidfd, "the pidfd");
+    let iov = asm.words(&[body.into(), 16.into()]);
+    let header = asm.words(&[0.into(), 0.into(), iov.into(), 1.into(), control.into(), 24.into(), 0.into()]);
+    let args = [CONTROL.into(), header.into(), libc::MSG_NOSIGNAL.into()];
+    asm.call("sendmsg", libc::SYS_sendmsg, &args, "the host: pid and pidfd");
+}
+
+/// Tells the host that everything before this step is done.
+pub(super) fn say_ready(asm: &mut Assembler) {
+    let body = asm.bytes(&words(&[message::READY, 0, 0, 0]));
+    let length = u32::try_from(MESSAGE).unwrap_or(16);
+    let args = [CONTROL.into(), body.into(), length.into(), libc::MSG_NOSIGNAL.into(), 0.into(), 0.into()];
+    asm.call("sendto", libc::SYS_sendto, &args, "the host: ready");
+}
+
+/// Waits until the host says to go on; ends the process when the host is gone.
+pub(super) fn await_go(asm: &mut Assembler, scratch: At, what: &str) {
+    let length = u32::try_from(MESSAGE).unwrap_or(16);
+    let args = [CONTROL.into(), scratch.into(), length.into()];
+    let got = asm.call("read", libc::SYS_read, &args, what.to_owned()).out();
+    let gone = asm.label();
+    let there = asm.label();
+    asm.jump_if(got, u64::MAX, 0, gone, "the host is gone");
+    asm.jump(there);
+    asm.here(gone);
+    asm.exit(0);
+    asm.here(there);
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}

@@ -1,0 +1,39 @@
+//! Making the root filesystem the root.
+
+use super::assemble::{Assembler, Reg};
+use super::mount::{MOUNT_ATTR_RDONLY, attach_over_root, set_attributes};
+use crate::Phase;
+
+/// Cuts the mount namespace's ties with the host's: nothing that is mounted here is seen there, or the reverse.
+pub(super) fn detach_from_host(asm: &mut Assembler) {
+    asm.phase(Phase::Rootfs);
+    let root = asm.text("/");
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    let args = [0.into(), root.into(), 0.into(), flags.into(), 0.into()];
+    asm.call("mount", libc::SYS_mount, &args, "/, private to the container");
+}
+
+/// Attaches the root filesystem in the mount namespace, where it can take mounts.
+pub(super) fn attach_root(asm: &mut Assembler, root: Reg) {
+    asm.phase(Phase::Rootfs);
+    attach_over_root(asm, root, "the root filesystem, over the host's root");
+}
+
+/// Swaps the roots and lets go of the host's.
+pub(super) fn pivot(asm: &mut Assembler, root: Reg, read_only: bool) {
+    asm.phase(Phase::Pivot);
+    if read_only {
+        set_attributes(asm, root, MOUNT_ATTR_RDONLY, 0, 0, false, "the root filesystem, read-only");
+    }
+    let (slash, dot) = (asm.text("/"), asm.text("."));
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let args = [libc::AT_FDCWD.into(), slash.into(), flags.into()];
+    let old = asm.call("openat", libc::SYS_openat, &args, "the host's root").out();
+    asm.call("fchdir", libc::SYS_fchdir, &[root.into()], "the root filesystem");
+    asm.call("pivot_root", libc::SYS_pivot_root, &[dot.into(), dot.into()], "the root filesystem");
+    asm.call("fchdir", libc::SYS_fchdir, &[old.into()], "the host's root");
+    asm.call("umount2", libc::SYS_umount2, &[dot.into(), libc::MNT_DETACH.into()], "the host's root");
+    asm.call("chdir", libc::SYS_chdir, &[slash.into()], "the new root");
+    asm.close(old);
+    asm.close(root);
+}

@@ -1,0 +1,163 @@
+//! The root filesystem as a mount that is attached to nothing yet.
+
+use std::os::fd::OwnedFd;
+
+use super::assemble::{Assembler, At, Reg};
+use super::mount::{MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE, open_tree, set_attributes};
+use super::reach::HostFile;
+use crate::{Error, Phase, Rootfs};
+
+/// `FSCONFIG_*` commands of `fsconfig(2)`.
+pub(super) const FSCONFIG_SET_FLAG: u32 = 0;
+pub(super) const FSCONFIG_SET_STRING: u32 = 1;
+pub(super) const FSCONFIG_SET_FD: u32 = 5;
+pub(super) const FSCONFIG_CMD_CREATE: u32 = 6;
+
+/// Overlay's own limit on lower layers (`OVL_MAX_STACK`).
+const MAX_LOWER: usize = 500;
+
+/// What a root filesystem is made of, opened or to be opened.
+#[derive(Debug)]
+pub(super) enum Source {
+    Bind(HostFile),
+    Detached(OwnedFd),
+    Overlay { lower: Vec<HostFile>, upper: Option<(HostFile, HostFile)> },
+}
+
+impl Source {
+    /// Looks at the directories.
+    pub(super) fn of(rootfs: Rootfs) -> Result<Self, Error> {
+        let directory = |file: HostFile| {
+            if file.directory { Ok(file) } else { Err(Error::spec("rootfs", "it is not a directory")) }
+        };
+        Ok(match rootfs {
+            Rootfs::Path(path) => {
+                if !path.is_absolute() {
+                    return Err(Error::spec("rootfs", format!("{} is not absolute", path.display())));
+                }
+                Self::Bind(directory(HostFile::of_path(&path, Phase::Rootfs, "root filesystem")?)?)
+            }
+            Rootfs::Fd(fd) => Self::Bind(directory(HostFile::of_fd(&fd, "root filesystem")?)?),
+            Rootfs::Detached(fd) => Self::Detached(fd),
+            Rootfs::Overlay { lower, upper, work } => {
+                if lower.is_empty() || lower.len() > MAX_LOWER {
+                    return Err(Error::spec(
+                        "rootfs",
+                        format!("an overlay has 1 to {MAX_LOWER} lower directories, not {}", lower.len()),
+                    ));
+                }
+                let mut files = Vec::with_capacity(lower.len());
+                for fd in &lower {
+                    files.push(directory(HostFile::of_fd(fd, "lower directory")?)?);
+                }
+                let upper = match (upper, work) {
+                    (Some(upper), Some(work)) => Some((
+                        directory(HostFile::of_fd(&upper, "upper directory")?)?,
+                        directory(HostFile::of_fd(&work, "work directory")?)?,
+                    )),
+                    (None, None) => None,
+                    _ => {
+                        return Err(Error::spec(
+                            "rootfs",
+                            "an overlay needs both an upper and a work directory, or neither",
+                        ));
+                    }
+                };
+                Self::Overlay { lower: files, upper }
+            }
+        })
+    }
+}
+
+/// Makes the mount; returns its descriptor, which also is the root filesystem's.
+pub(super) fn assemble(asm: &mut Assembler, source: Source, scratch: At) -> Reg {
+    asm.phase(Phase::Rootfs);
+    match source {
+        Source::Bind(file) => bind(asm, &file, scratch),
+        Source::Detached(fd) => asm.fd(fd),
+        Source::Overlay { lower, upper: None } if lower.len() == 1 => {
+            let mut mount = None;
+            for file in &lower {
+                mount = Some(bind(asm, file, scratch));
+            }
+            // There is exactly one.
+            let mount = mount.unwrap_or_else(|| asm.register());
+            set_attributes(asm, mount, MOUNT_ATTR_RDONLY, 0, 0, false, "the root filesystem, read-only");
+            mount
+        }
+        Source::Overlay { lower, upper } => overlay(asm, &lower, upper.as_ref(), scratch),
+    }
+}
+
+fn bind(asm: &mut Assembler, file: &HostFile, scratch: At) -> Reg {
+    let directory = file.open(asm, scratch, "root filesystem");
+    let flags = OPEN_TREE_CLONE | libc::AT_RECURSIVE.cast_unsigned();
+    let mount = open_tree(asm, directory, flags, "the root filesystem");
+    asm.close(directory);
+    mount
+}
+
+fn overlay(
+    asm: &mut Assembler,
+    lower: &[HostFile],
+    upper: Option<&(HostFile, HostFile)>,
+    scratch: At,
+) -> Reg {
+    let kind = asm.text("overlay");
+    let fs = asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], "overlay").out();
+    fs_string(asm, fs, "source", "overlay", "overlay");
+    // Where nobody is privileged, whiteouts and the like can only be written down in user attributes; always so,
+    // so that one store serves root and users alike.
+    fs_flag(asm, fs, "userxattr", "overlay");
+    let mut layers: Vec<(&str, &HostFile)> = lower.iter().map(|file| ("lowerdir+", file)).collect();
+    if let Some((upper, work)) = upper {
+        layers.push(("upperdir", upper));
+        layers.push(("workdir", work));
+    }
+    for (key, file) in layers {
+        let directory = file.open(asm, scratch, key);
+        fs_directory(asm, fs, key, directory);
+        asm.close(directory);
+    }
+    let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, "overlay: make the filesystem");
+    let attributes = if upper.is_some() { 0 } else { MOUNT_ATTR_RDONLY };
+    let args = [fs.into(), 1.into(), attributes.into()];
+    let mount = asm.call("fsmount", libc::SYS_fsmount, &args, "overlay").out();
+    asm.close(fs);
+    mount
+}
+
+/// Gives a directory to overlay: by descriptor (Linux 6.13), else by the descriptor's name in /proc (Linux 6.7).
+fn fs_directory(asm: &mut Assembler, fs: Reg, key: &str, directory: Reg) {
+    let (by_name, done) = (asm.label(), asm.label());
+    let name = asm.text(key);
+    let args = [fs.into(), FSCONFIG_SET_FD.into(), name.into(), 0.into(), directory.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, format!("overlay: {key} by descriptor"))
+        .then(done)
+        .on(libc::EINVAL, by_name)
+        .on(libc::EBADF, by_name);
+    asm.here(by_name);
+    let empty = asm.text("");
+    // FSCONFIG_SET_PATH_EMPTY is not taken by overlay; move to the directory and name it ".".
+    let _ = empty;
+    asm.call("fchdir", libc::SYS_fchdir, &[directory.into()], format!("overlay: {key}"));
+    let dot = asm.text(".");
+    let args = [fs.into(), FSCONFIG_SET_STRING.into(), name.into(), dot.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, format!("overlay: {key} as the working directory"));
+    asm.here(done);
+}
+
+/// Sets a flag of a filesystem that is being configured.
+pub(super) fn fs_flag(asm: &mut Assembler, fs: Reg, key: &str, what: &str) {
+    let name = asm.text(key);
+    let args = [fs.into(), FSCONFIG_SET_FLAG.into(), name.into(), 0.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, format!("{what}: {key}"));
+}
+
+/// Sets a value of a filesystem that is being configured.
+pub(super) fn fs_string(asm: &mut Assembler, fs: Reg, key: &str, value: &str, what: &str) {
+    let (name, text) = (asm.text(key), asm.text(value));
+    let args = [fs.into(), FSCONFIG_SET_STRING.into(), name.into(), text.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, format!("{what}: {key}={value}"));
+}

@@ -1,0 +1,7 @@
+//! The host's side of the kernel where no safe wrapper exists: the only unsafe code that runs in this process.
+
+mod process;
+mod spawn;
+
+pub(crate) use process::{Reaped, exit_info, reap, send_signal};
+pub(crate) use spawn::spawn;

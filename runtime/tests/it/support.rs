@@ -1,0 +1,139 @@
+//! A root filesystem from what the host has, and a spec that fits who runs the tests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use runtime::{ContainerId, Error, Exit, Io, Network, Rootfs, Runtime, SpecBuilder, UserMapping};
+use tempfile::TempDir;
+
+/// A directory with a runtime's state and one or more root filesystems.
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
+    pub(crate) runtime: Runtime,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// An id nobody has used.
+pub(crate) fn fresh_id() -> ContainerId {
+    format!("it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap()
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says why the test cannot run here; with COOPERAGE_REQUIRE_PEERS=1 that is a failure.
+pub(crate) fn skipped(fact: &str) {
+    println!("skipped: {fact}");
+    assert!(std::env::var_os("COOPERAGE_REQUIRE_PEERS").is_none(), "required: {fact}");
+}
+
+/// A bench, or none with the reason printed when this user can run no containers.
+pub(crate) fn bench() -> Option<Bench> {
+    if let (false, Err(hint)) = (is_root(), &runtime::Host::probe().user_namespaces) {
+        skipped(&hint.to_string());
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::builder().state_dir(dir.path().join("state")).build().unwrap();
+    fill(&dir.path().join("root"));
+    Some(Bench { dir, runtime })
+}
+
+/// A spec that this user can run.
+pub(crate) fn spec(args: &[&str]) -> SpecBuilder {
+    let builder = SpecBuilder::new()
+        .args(args.iter().copied())
+        .env(["PATH=/usr/local/bin:/usr/bin:/bin"])
+        .network(Network::None);
+    if is_root() {
+        return builder;
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    builder.user_mapping(UserMapping::single(uid, gid))
+}
+
+/// A shell command's spec.
+pub(crate) fn shell(script: &str) -> SpecBuilder {
+    spec(&["/bin/sh", "-c", script])
+}
+
+impl Bench {
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn rootfs(&self) -> Rootfs {
+        Rootfs::Path(self.root())
+    }
+
+    /// Runs a spec to its end; returns how it ended and what it wrote.
+    pub(crate) fn run(&self, spec: SpecBuilder) -> Result<(Exit, String), Error> {
+        self.run_in(spec, self.rootfs())
+    }
+
+    pub(crate) fn run_in(&self, spec: SpecBuilder, rootfs: Rootfs) -> Result<(Exit, String), Error> {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let io = Io::null().stdout(writer.try_clone().unwrap()).stderr(writer);
+        let running = self.runtime.create(&fresh_id(), &spec.build()?, rootfs, io)?.start()?;
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        let exit = running.wait()?;
+        running.delete()?;
+        Ok((exit, output))
+    }
+}
+
+/// Opens a directory as a layer.
+pub(crate) fn directory(path: &Path) -> OwnedFd {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+/// Programs the tests use inside.
+const PROGRAMS: [&str; 14] = [
+    "/bin/sh",
+    "/bin/cat",
+    "/bin/ls",
+    "/bin/sleep",
+    "/bin/readlink",
+    "/bin/mount",
+    "/bin/touch",
+    "/bin/mkdir",
+    "/bin/rm",
+    "/usr/bin/id",
+    "/usr/bin/stat",
+    "/bin/mknod",
+    "/bin/chown",
+    "/bin/hostname",
+];
+
+/// Makes a root filesystem of the host's shell and some tools, with the libraries that their loader names.
+pub(crate) fn fill(root: &Path) {
+    for dir in ["bin", "etc", "tmp", "proc", "sys", "dev", "usr/bin"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    let mut wanted = BTreeSet::new();
+    for program in PROGRAMS {
+        let Ok(real) = fs::canonicalize(program) else { continue };
+        fs::copy(&real, root.join(program.trim_start_matches('/'))).unwrap();
+        // For tests the loader's own list will do.
+        let listed = Command::new("ldd").arg(&real).output().unwrap();
+        for word in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
+            if word.starts_with('/') {
+                wanted.insert(PathBuf::from(word));
+            }
+        }
+    }
+    for library in wanted {
+        let dest = root.join(library.strip_prefix("/").unwrap());
+        fs::create_dir_all(dest.parent().unwrap()).unwrap();
+        fs::copy(&library, dest).unwrap();
+    }
+}
