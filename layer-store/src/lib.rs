@@ -1,1 +1,84 @@
-//! Crash-safe, deduplicating store for OCI layers and images.
+//! Where images live: layers, blobs, images, containers and build cache, as plain files.
+//!
+//! ```text
+//!  <root>/                      0700; nobody else looks in
+//!    VERSION                    {"format":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}
+//!    blobs/sha256-<hex>         bytes as they came or go out: configs, manifests, compressed layers
+//!    layers/<key>/index         a layer's truth: every entry, all metadata, content digests  (see `index`)
+//!                 diff/         its tree, in overlay form
+//!    borrows/<diff id>          paths at which a layer that is not self-contained looked below
+//!    encodings/<diff id>        which blobs encode the layer, made by which encoder
+//!    images/<config digest>     config, layers, manifest once fixed
+//!    refs/<sha256 of name>      name → image
+//!    cache/records/<key>        what a build step depended on and made       (see `cache`)
+//!         /slots/<hash>         what the same step depended on last time
+//!    containers/<id>/           record, log, snapshot                        (see `container`)
+//!    leases/<id>                flocked while its process works              (see `lease`)
+//!    ingest/<lease>/            staging of that work                         (see `transaction`)
+//!    trash/                     on its way out
+//! ```
+//!
+//! Roots of garbage collection: `images`, `containers`, `cache/records`, held `leases`. Files are the truth; there is
+//! no database. No lock is held while a store is merely open, so any number of processes share one.
+//!
+//! ```
+//! use layer_store::{Entry, Kind, Store, View};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! let store = Store::open(dir.path())?;
+//! let work = store.begin()?;
+//! let mut layer = work.compose(View::default())?;
+//! let entry = Entry::new(Kind::Fifo, 0o644, 0, 0, (0, 0)); // the kind is set by what is called
+//! layer.file(b"etc/motd", &mut "hello\n".as_bytes(), entry)?;
+//! let layer = layer.finish(None)?;
+//! work.commit()?; // durable from here on
+//! assert_eq!(store.layer(layer.key())?.index().size(), 6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod archive;
+pub mod authority;
+mod blob;
+mod budget;
+mod cache;
+mod compose;
+mod compress;
+mod container;
+mod disk;
+mod encode;
+mod error;
+mod gc;
+mod image;
+mod index;
+mod layer;
+mod lease;
+mod pack;
+mod snapshot;
+mod store;
+mod tar_reader;
+mod transaction;
+mod unpack;
+mod usage;
+mod view;
+
+// The public interface is:
+pub use archive::{Loaded, load, save};
+pub use blob::{Encoding, Ingest, StoredBlob};
+pub use budget::Budget;
+pub use cache::{CacheRecord, Component, Difference, Preimage};
+pub use compose::Composer;
+pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff};
+pub use container::{ContainerRecord, ContainerStatus, NewContainer, StoredContainer};
+pub use disk::{Disk, FaultPoint};
+pub use error::{Error, Result};
+pub use gc::Collected;
+pub use image::{ImageLayer, ImageRecord, Tag};
+pub use index::{Entry, Index, Kind};
+pub use layer::{Layer, LayerKey, chain_id};
+pub use snapshot::{Snapshot, Upper};
+pub use store::{Store, StoreOptions};
+pub use transaction::{Transaction, UnpackedLayer};
+pub use unpack::Degradation;
+pub use usage::{CacheUsage, ContainerUsage, ImageUsage, Usage};
+pub use view::View;

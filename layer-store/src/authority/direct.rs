@@ -1,0 +1,336 @@
+//! Work on trees in this process, relative to open directories.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use super::{BatchError, FileAuthority, Found, Op, Owners, Reply, Stamp};
+
+/// The largest value of one attribute and the longest list of names, in bytes (the kernel's own limits).
+const XATTR_LIMIT: usize = 64 << 10;
+/// Deeper trees than this are refused: recursion is bounded.
+const DEPTH_LIMIT: usize = 1_024;
+
+/// The authority of the calling process: everything as root, files of a single owner otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct {
+    owners: Owners,
+}
+
+impl Direct {
+    /// What the calling process is able to do: true owners when it is root.
+    #[must_use]
+    pub fn detect() -> Self {
+        let owners = if rustix::process::geteuid().is_root() { Owners::True } else { Owners::Single };
+        Self { owners }
+    }
+}
+
+impl FileAuthority for Direct {
+    fn perform(&self, root: BorrowedFd<'_>, batch: &[Op]) -> Result<Vec<Reply>, BatchError> {
+        let mut parents = Parents { root, last: None };
+        let mut replies = Vec::with_capacity(batch.len());
+        for (index, op) in batch.iter().enumerate() {
+            let reply = perform(&mut parents, op).map_err(|errno| BatchError {
+                index,
+                path: String::from_utf8_lossy(path_of(op)).into_owned(),
+                source: errno.into(),
+            })?;
+            replies.push(reply);
+        }
+        Ok(replies)
+    }
+
+    fn walk(&self, root: BorrowedFd<'_>) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        walk(root, &mut Vec::new(), 0, &mut found)?;
+        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    fn owners(&self) -> Owners {
+        self.owners
+    }
+}
+
+fn path_of(op: &Op) -> &[u8] {
+    match op {
+        Op::Directory(path)
+        | Op::File(path)
+        | Op::Symlink(path, _)
+        | Op::Link(path, _)
+        | Op::Node(path, ..)
+        | Op::Stamp(path, _)
+        | Op::Touch(path, ..)
+        | Op::Open(path)
+        | Op::Remove(path) => path,
+    }
+}
+
+/// The directory that was worked in last, kept open: batches come sorted.
+struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    last: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl Parents<'_> {
+    /// The parent of `path`, open, and the last component.
+    fn of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8]), Errno> {
+        let (parent, name) = split(path);
+        if name.is_empty() || name == b"." || name == b".." {
+            return Err(Errno::INVAL);
+        }
+        if parent.is_empty() {
+            return Ok((self.root, name));
+        }
+        if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
+            let fd = open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+            self.last = Some((parent.to_vec(), fd));
+        }
+        match &self.last {
+            Some((_, fd)) => Ok((fd.as_fd(), name)),
+            None => Err(Errno::NOENT),
+        }
+    }
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+        None => (&[], path),
+    }
+}
+
+/// Opens `path` below `root`, through no symbolic link.
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match fs::openat2(root, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve) {
+            // The kernel asks to try again when something was renamed meanwhile.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+fn perform(parents: &mut Parents<'_>, op: &Op) -> Result<Reply, Errno> {
+    match op {
+        Op::Directory(path) => {
+            let (dir, name) = parents.of(path)?;
+            fs::mkdirat(dir, name, Mode::from_raw_mode(0o700))?;
+        }
+        Op::File(path) => {
+            let (dir, name) = parents.of(path)?;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            return fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map(Reply::File);
+        }
+        Op::Symlink(path, target) => {
+            let (dir, name) = parents.of(path)?;
+            fs::symlinkat(target.as_slice(), dir, name)?;
+        }
+        Op::Link(path, target) => {
+            let target = open_beneath(parents.root, target, OFlags::PATH)?;
+            let (dir, name) = parents.of(path)?;
+            link(&target, dir, name)?;
+        }
+        Op::Node(path, mode, device) => {
+            let (dir, name) = parents.of(path)?;
+            let kind = FileType::from_raw_mode(*mode);
+            fs::mknodat(dir, name, kind, Mode::from_raw_mode(0o600), *device)?;
+        }
+        Op::Stamp(path, stamp) => return self::stamp(parents, path, stamp),
+        Op::Touch(path, seconds, nanoseconds) => {
+            let (dir, name) = parents.of(path)?;
+            touch(dir, name, (*seconds, *nanoseconds))?;
+        }
+        Op::Open(path) => {
+            let (dir, name) = parents.of(path)?;
+            return open_for_reading(dir, name).map(Reply::File);
+        }
+        Op::Remove(path) => {
+            parents.last = None;
+            let (dir, name) = parents.of(path)?;
+            remove_tree(dir, name).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        }
+    }
+    Ok(Reply::Done)
+}
+
+/// Links what `target` is open on. Without CAP_DAC_READ_SEARCH this goes through `/proc`, which names this very
+/// descriptor and so cannot be led elsewhere.
+fn link(target: &OwnedFd, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match fs::linkat(target, "", dir, name, AtFlags::EMPTY_PATH) {
+        Err(Errno::NOENT | Errno::PERM) => {
+            fs::linkat(fs::CWD, proc_path(target).as_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
+    }
+}
+
+fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn touch(dir: BorrowedFd<'_>, name: &[u8], (seconds, nanoseconds): (i64, u32)) -> Result<(), Errno> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Owner, then mode (chown clears setuid), then attributes (chown clears capabilities), then time.
+fn stamp(parents: &mut Parents<'_>, path: &[u8], stamp: &Stamp) -> Result<Reply, Errno> {
+    let (dir, name) = parents.of(path)?;
+    if let Some((uid, gid)) = stamp.owner {
+        let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+        fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    let mut without = Vec::new();
+    if !stamp.xattrs.is_empty() || stamp.mode.is_some() {
+        let file = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if let Some(mode) = stamp.mode {
+            fs::chmod(proc_path(&file).as_str(), Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        for (name, value) in &stamp.xattrs {
+            match fs::setxattr(proc_path(&file).as_str(), name.as_slice(), value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => without.push(name.clone()),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    touch(dir, name, stamp.mtime)?;
+    Ok(if without.is_empty() { Reply::Done } else { Reply::Without(without) })
+}
+
+/// Opens `name` for reading, also when its mode forbids that to its owner, who is us.
+fn open_for_reading(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    let path = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let mode = Mode::from_raw_mode(fs::fstat(&path)?.st_mode & 0o7777);
+    fs::chmod(proc_path(&path).as_str(), mode | Mode::RUSR | Mode::XUSR)?;
+    let opened = fs::openat(dir, name, flags, Mode::empty());
+    fs::chmod(proc_path(&path).as_str(), mode)?;
+    opened
+}
+
+fn walk(dir: BorrowedFd<'_>, prefix: &mut Vec<u8>, depth: usize, found: &mut Vec<Found>) -> io::Result<()> {
+    if depth > DEPTH_LIMIT {
+        return Err(io::Error::other("the tree is too deep"));
+    }
+    for name in names(dir)? {
+        let stat = fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+        let length = prefix.len();
+        if length > 0 {
+            prefix.push(b'/');
+        }
+        prefix.extend_from_slice(&name);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let target = match kind {
+            FileType::Symlink => fs::readlinkat(dir, name.as_slice(), Vec::new())?.into_bytes(),
+            _ => Vec::new(),
+        };
+        found.push(Found {
+            path: prefix.clone(),
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+            rdev: stat.st_rdev,
+            mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            inode: (stat.st_ino, stat.st_nlink),
+            target,
+            xattrs: xattrs(dir, &name, kind)?,
+        });
+        if kind == FileType::Directory {
+            let inner = open_for_reading(dir, &name)?;
+            walk(inner.as_fd(), prefix, depth + 1, found)?;
+        }
+        prefix.truncate(length);
+    }
+    Ok(())
+}
+
+fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut names = Vec::new();
+    for entry in fs::Dir::new(fs::openat(dir, ".", flags, Mode::empty())?)? {
+        let entry = entry?;
+        let name: &CStr = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name.to_bytes().to_vec());
+        }
+    }
+    Ok(names)
+}
+
+/// All attributes of `name`, sorted. A link or node is asked through `/proc`, by its descriptor.
+fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    if kind == FileType::Symlink {
+        return Ok(Vec::new());
+    }
+    let file = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let path = proc_path(&file);
+    let mut list = vec![0_u8; 1 << 10];
+    let length = loop {
+        match fs::listxattr(path.as_str(), list.as_mut_slice()) {
+            Ok(length) => break length,
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(Errno::RANGE) if list.len() < XATTR_LIMIT => list.resize(XATTR_LIMIT, 0),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let mut found = Vec::new();
+    for name in list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0_u8; XATTR_LIMIT];
+        match fs::getxattr(path.as_str(), name, value.as_mut_slice()) {
+            Ok(length) => {
+                value.truncate(length);
+                found.push((name.to_vec(), value));
+            }
+            // Gone meanwhile, or not ours to read.
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Removes `name` in `dir`, whatever it is. Not being there is fine.
+pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    remove(dir, name, 0)
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> io::Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    if depth > DEPTH_LIMIT {
+        return Err(io::Error::other("the tree is too deep"));
+    }
+    let path = fs::openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    // A directory without write or search bits hides its content even from the owner.
+    if fs::fstat(&path)?.st_mode & 0o700 != 0o700 {
+        fs::chmod(proc_path(&path).as_str(), Mode::RWXU)?;
+    }
+    for inner in names(path.as_fd())? {
+        remove(path.as_fd(), &inner, depth + 1)?;
+    }
+    fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    Ok(())
+}

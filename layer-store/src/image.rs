@@ -1,0 +1,219 @@
+//! Images and their names.
+//!
+//! ```text
+//!  images/<config digest>      what the image is: config, layers, manifest if one is fixed
+//!  refs/<sha256 of the name>   a name and the image that it points to
+//! ```
+//!
+//! A name is looked up by its hash, so that finding one costs the same whatever the number of images.
+
+use image_core::{Descriptor, DiffId, Digest, Document, ImageConfig, ImageId, Reference, Timestamp};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::blob::file_name;
+use crate::error::{Error, Result};
+use crate::layer::{Layer, LayerKey};
+use crate::store::Store;
+
+/// The fewest characters of an image ID that are looked for.
+const SHORTEST_ID: usize = 2;
+
+/// A layer of an image: its identity and under what it is unpacked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ImageLayer {
+    /// The digest of its tar stream.
+    pub diff_id: DiffId,
+    /// Its unpacked form.
+    pub key: LayerKey,
+}
+
+/// What the store knows of an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ImageRecord {
+    /// The config document; its digest is the image ID.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// The manifest, once an encoding is fixed: as pulled, or as pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Descriptor>,
+    /// The blobs of the layers in that manifest, lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<Descriptor>,
+    /// When it was built or loaded on this host. Not part of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<Timestamp>,
+}
+
+impl ImageRecord {
+    /// A record of an image made here, without a manifest yet.
+    #[must_use]
+    pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
+        let layers = layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id(), key: layer.key().clone() });
+        Self { config, layers: layers.collect(), manifest: None, blobs: Vec::new(), built: None }
+    }
+
+    /// The image ID.
+    #[must_use]
+    pub const fn id(&self) -> ImageId {
+        ImageId::new(self.config.digest)
+    }
+}
+
+/// A name in the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tag {
+    /// The whole name, with a tag or a digest.
+    pub name: Reference,
+    /// What it points to.
+    pub image: ImageId,
+    /// When it was given, on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tagged: Option<Timestamp>,
+}
+
+fn ref_file(name: &Reference) -> String {
+    Digest::sha256(name.canonical().as_bytes()).hex()
+}
+
+impl Store {
+    /// Keeps `record`; its config and layers must be in the store already.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn put_image(&self, record: &ImageRecord) -> Result<()> {
+        let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
+        self.places.images.replace_json(&file_name(&record.config.digest), record)
+    }
+
+    /// The record of the image `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn image(&self, id: &ImageId) -> Result<ImageRecord> {
+        let record = self.places.images.read_json(&file_name(id.digest()))?;
+        record.ok_or_else(|| Error::NotFound { kind: "image", name: id.to_string() })
+    }
+
+    /// All images, by ID.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut records = Vec::new();
+        for name in self.places.images.names()? {
+            // Removed meanwhile is fine.
+            records.extend(self.places.images.read_json::<ImageRecord>(&name)?);
+        }
+        Ok(records)
+    }
+
+    /// The config document of `record`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Document`].
+    pub fn config(&self, record: &ImageRecord) -> Result<Document<ImageConfig>> {
+        let bytes = self.read_blob(&record.config.digest)?;
+        let what = format!("the config {}", record.config.digest);
+        Document::config(bytes).map_err(|source| Error::Document { what, source })
+    }
+
+    /// The layers of `record`, lowest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`].
+    pub fn image_layers(&self, record: &ImageRecord) -> Result<Vec<Layer>> {
+        record.layers.iter().map(|layer| self.layer(&layer.key)).collect()
+    }
+
+    /// Points `name` to `image`. Gives what it pointed to before.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the image is not there.
+    pub fn tag(&self, name: &Reference, image: &ImageId, now: Option<Timestamp>) -> Result<Option<ImageId>> {
+        let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
+        self.image(image)?;
+        let name = name.with_default_tag();
+        let before = self.find_tag(&name)?.map(|tag| tag.image);
+        self.places.refs.replace_json(&ref_file(&name), &Tag { name, image: *image, tagged: now })?;
+        Ok(before)
+    }
+
+    /// What `name` points to.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn find_tag(&self, name: &Reference) -> Result<Option<Tag>> {
+        self.places.refs.read_json(&ref_file(&name.with_default_tag()))
+    }
+
+    /// Removes `name`; `false` when it was not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn untag(&self, name: &Reference) -> Result<bool> {
+        let removed = self.places.refs.unlink(&ref_file(name))?;
+        if removed {
+            self.places.refs.sync()?;
+        }
+        Ok(removed)
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn tags(&self) -> Result<Vec<Tag>> {
+        let mut tags: Vec<Tag> = Vec::new();
+        for file in self.places.refs.names()? {
+            tags.extend(self.places.refs.read_json::<Tag>(&file)?);
+        }
+        tags.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(tags)
+    }
+
+    /// The image that `name` means: a name, an ID, or the beginning of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn resolve_image(&self, name: &str) -> Result<ImageRecord> {
+        let missing = || Error::NotFound { kind: "image", name: name.to_owned() };
+        if let Ok(id) = name.parse::<ImageId>() {
+            return self.image(&id);
+        }
+        if let Ok(reference) = Reference::parse(name)
+            && let Some(tag) = self.find_tag(&reference)?
+        {
+            return self.image(&tag.image);
+        }
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_hex = hex.len() >= SHORTEST_ID && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hex {
+            return Err(missing());
+        }
+        let prefix = format!("sha256-{hex}");
+        let names = self.places.images.names()?;
+        let mut found = names.iter().filter(|file| file.starts_with(&prefix));
+        match (found.next(), found.next()) {
+            (Some(file), None) => self.places.images.read_json(file)?.ok_or_else(missing),
+            (Some(_), Some(_)) => Err(Error::Ambiguous { kind: "image", name: name.to_owned() }),
+            _ => Err(missing()),
+        }
+    }
+
+    /// Removes the record of the image `id` and every name of it. Layers and blobs go with the next gc.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_image(&self, id: &ImageId) -> Result<()> {
+        for tag in self.tags()?.into_iter().filter(|tag| tag.image == *id) {
+            self.untag(&tag.name)?;
+        }
+        self.places.images.unlink(&file_name(id.digest()))?;
+        self.places.images.sync()
+    }
+}

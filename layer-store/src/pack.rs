@@ -1,0 +1,245 @@
+//! Index and tree to tar: the same bytes whatever the order on disk, the machine or the time.
+//!
+//! POSIX ustar, entries sorted by path. A PAX header comes before an entry only when ustar cannot say it: a long
+//! path or link, a large number, a time with nanoseconds or before 1970, extended attributes. No user or group names.
+//! Whiteouts are written in OCI form. Source: POSIX.1-2024 `pax`; image-spec `layer.md`.
+
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use image_core::whiteout;
+use tar::{EntryType, Header};
+
+use crate::authority::{FileAuthority, Op, Reply};
+use crate::index::{Entry, Kind};
+
+const BLOCK: usize = 512;
+const BUFFER: usize = 256 << 10;
+/// The largest number that an octal field of eight and of twelve bytes can say.
+const OCTAL_7: u64 = 0o7_777_777;
+const OCTAL_11: u64 = 0o77_777_777_777;
+
+/// Writes `entries`, whose files are in the tree at `root`, to `out`.
+///
+/// # Errors
+/// When a file cannot be read, is not as long as the index says, or `out` does not take the bytes.
+pub fn pack<'a, W: Write>(
+    entries: impl IntoIterator<Item = (&'a Vec<u8>, &'a Entry)>,
+    root: BorrowedFd<'_>,
+    authority: &dyn FileAuthority,
+    out: &mut W,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    for (path, entry) in entries {
+        header(path, entry, out)?;
+        match &entry.kind {
+            Kind::File { size, .. } if *size > 0 => {
+                let mut file = open(authority, root, path)?;
+                copy(&mut file, *size, &mut buffer, out)?;
+            }
+            Kind::Directory { opaque: true } => {
+                let mut marker = path.clone();
+                if !marker.is_empty() {
+                    marker.push(b'/');
+                }
+                marker.extend_from_slice(whiteout::OPAQUE);
+                let entry = Entry::new(Kind::Fifo, 0, 0, 0, (0, 0));
+                write_entry(&marker, &entry, EntryType::Regular, 0, &[], out)?;
+            }
+            _ => {}
+        }
+    }
+    out.write_all(&[0; 2 * BLOCK])
+}
+
+pub(crate) fn open(authority: &dyn FileAuthority, root: BorrowedFd<'_>, path: &[u8]) -> io::Result<std::fs::File> {
+    let replies = authority.perform(root, &[Op::Open(path.to_vec())]).map_err(io::Error::other)?;
+    match replies.into_iter().next() {
+        Some(Reply::File(fd)) => Ok(fd.into()),
+        _ => Err(io::Error::other("the authority gave no file")),
+    }
+}
+
+fn copy(file: &mut impl Read, size: u64, buffer: &mut [u8], out: &mut impl Write) -> io::Result<()> {
+    let mut left = size;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let got = file.read(buffer.get_mut(..want).unwrap_or_default())?;
+        if got == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its index says"));
+        }
+        out.write_all(buffer.get(..got).unwrap_or_default())?;
+        left -= got as u64;
+    }
+    pad(size, out)
+}
+
+fn pad(size: u64, out: &mut impl Write) -> io::Result<()> {
+    let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    if over > 0 { out.write_all(&[0; BLOCK][over..]) } else { Ok(()) }
+}
+
+fn header(path: &[u8], entry: &Entry, out: &mut impl Write) -> io::Result<()> {
+    let (kind, size, link): (EntryType, u64, &[u8]) = match &entry.kind {
+        Kind::Directory { .. } => (EntryType::Directory, 0, &[]),
+        Kind::File { size, .. } => (EntryType::Regular, *size, &[]),
+        Kind::Symlink { target } => (EntryType::Symlink, 0, target),
+        Kind::Hardlink { target } => (EntryType::Link, 0, target),
+        Kind::CharDevice(_) => (EntryType::Char, 0, &[]),
+        Kind::BlockDevice(_) => (EntryType::Block, 0, &[]),
+        Kind::Fifo => (EntryType::Fifo, 0, &[]),
+        Kind::Whiteout => {
+            let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+            let (parent, name) = path.split_at(at);
+            let marker = [parent, whiteout::PREFIX, name].concat();
+            return write_entry(&marker, entry, EntryType::Regular, 0, &[], out);
+        }
+    };
+    let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
+    if entry.is_directory() {
+        name.push(b'/');
+    }
+    write_entry(&name, entry, kind, size, link, out)
+}
+
+fn write_entry(path: &[u8], entry: &Entry, kind: EntryType, size: u64, link: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let mut header = Header::new_ustar();
+    let mut records = Vec::new();
+    if !set_path(&mut header, path) {
+        record(&mut records, b"path", path);
+    }
+    if link.len() <= 100 {
+        put(&mut header.as_old_mut().linkname, link);
+    } else {
+        record(&mut records, b"linkpath", link);
+    }
+    let mut numbers = [(b"uid".as_slice(), u64::from(entry.uid)), (b"gid", entry.gid.into())];
+    for (name, value) in &mut numbers {
+        if *value > OCTAL_7 {
+            record(&mut records, name, value.to_string().as_bytes());
+            *value = 0;
+        }
+    }
+    header.set_uid(numbers[0].1);
+    header.set_gid(numbers[1].1);
+    header.set_mode(entry.mode & 0o7777);
+    if size > OCTAL_11 {
+        record(&mut records, b"size", size.to_string().as_bytes());
+    }
+    header.set_size(if size > OCTAL_11 { 0 } else { size });
+    let (seconds, nanoseconds) = entry.mtime;
+    let plain = u64::try_from(seconds).ok().filter(|seconds| *seconds <= OCTAL_11);
+    if plain.is_none() || nanoseconds > 0 {
+        record(&mut records, b"mtime", time(seconds, nanoseconds).as_bytes());
+    }
+    header.set_mtime(plain.unwrap_or(0));
+    if let Kind::CharDevice(device) | Kind::BlockDevice(device) = entry.kind {
+        header.set_device_major(rustix::fs::major(device))?;
+        header.set_device_minor(rustix::fs::minor(device))?;
+    } else {
+        header.set_device_major(0)?;
+        header.set_device_minor(0)?;
+    }
+    for (name, value) in &entry.xattrs {
+        record(&mut records, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
+    }
+    header.set_entry_type(kind);
+    header.set_cksum();
+    if !records.is_empty() {
+        let mut before = Header::new_ustar();
+        put(&mut before.as_old_mut().name, b"././@PaxHeader");
+        before.set_entry_type(EntryType::XHeader);
+        before.set_size(records.len() as u64);
+        before.set_mode(0o644);
+        before.set_uid(0);
+        before.set_gid(0);
+        before.set_mtime(0);
+        before.set_device_major(0)?;
+        before.set_device_minor(0)?;
+        before.set_cksum();
+        out.write_all(before.as_bytes())?;
+        out.write_all(&records)?;
+        pad(records.len() as u64, out)?;
+    }
+    out.write_all(header.as_bytes())
+}
+
+/// Puts `path` into name and prefix; `false` when it does not fit.
+fn set_path(header: &mut Header, path: &[u8]) -> bool {
+    let Some(ustar) = header.as_ustar_mut() else { return false };
+    if path.len() <= 100 {
+        put(&mut ustar.name, path);
+        return true;
+    }
+    // The cut must be at a slash, the name at most 100 bytes, the prefix at most 155.
+    let earliest = path.len() - 101;
+    let cut = path.iter().enumerate().skip(earliest).find(|(at, byte)| **byte == b'/' && *at + 1 < path.len());
+    match cut {
+        Some((at, _)) if (1..=155).contains(&at) => {
+            put(&mut ustar.prefix, path.get(..at).unwrap_or_default());
+            put(&mut ustar.name, path.get(at + 1..).unwrap_or_default());
+            true
+        }
+        _ => {
+            put(&mut ustar.name, path.get(path.len() - 100..).unwrap_or_default());
+            false
+        }
+    }
+}
+
+fn put(field: &mut [u8], bytes: &[u8]) {
+    for (out, byte) in field.iter_mut().zip(bytes) {
+        *out = *byte;
+    }
+}
+
+/// One PAX record: its own length in decimal, a space, `name=value`, a newline.
+fn record(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    let rest = name.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    out.extend_from_slice(length.to_string().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(name);
+    out.push(b'=');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+/// Seconds with a decimal fraction, as PAX wants it, also before 1970.
+fn time(seconds: i64, nanoseconds: u32) -> String {
+    if nanoseconds == 0 {
+        return seconds.to_string();
+    }
+    let (sign, whole, fraction) = if seconds < 0 {
+        ("-", -(seconds + 1), 1_000_000_000 - nanoseconds)
+    } else {
+        ("", seconds, nanoseconds)
+    };
+    format!("{sign}{whole}.{fraction:09}").trim_end_matches('0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_count_their_own_length() {
+        for length in 1..1_200 {
+            let mut out = Vec::new();
+            record(&mut out, b"path", &vec![b'x'; length]);
+            let text = String::from_utf8(out.clone()).unwrap();
+            let said: usize = text.split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(said, out.len());
+        }
+    }
+
+    #[test]
+    fn times_before_1970() {
+        assert_eq!(time(-1, 500_000_000), "-0.5");
+        assert_eq!(time(-2, 250_000_000), "-1.75");
+        assert_eq!(time(1, 10), "1.00000001");
+    }
+}

@@ -1,0 +1,359 @@
+//! Work that adds to the store, all of it or nothing.
+//!
+//! ```text
+//!  begin ─▶ stage layers, blobs, cache records        in ingest/<lease>/, seen by this transaction alone
+//!        ─▶ commit:  1. syncfs                        one barrier for everything
+//!                    2. layers, blobs  renamed, directories fsynced
+//!                    3. cache records  renamed, directory fsynced
+//!                    4. image record and names follow, each fsync + rename + fsync
+//! ```
+//!
+//! A process that dies in between leaves a staging directory without a lease, which gc removes. Dropping a
+//! transaction removes it at once.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image_core::{Descriptor, DiffId, MediaType};
+use rustix::io::Errno;
+
+use crate::blob::{Encoding, Ingest, file_name};
+use crate::compress::decoder;
+use crate::compose::Composer;
+use crate::disk::{Dir, unique};
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::layer::{INDEX, Layer, LayerKey, TREE};
+use crate::lease::Lease;
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+use crate::unpack::{Degradation, borrowed, unpack};
+use crate::view::View;
+
+/// Work in progress. Shared between threads by cloning; the last clone that is dropped ends it.
+#[derive(Clone, Debug)]
+pub struct Transaction(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    lease: Lease,
+    staging: Dir,
+    layers: Dir,
+    blobs: Dir,
+    cache: Dir,
+    slots: Dir,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    staged: BTreeMap<LayerKey, Layer>,
+    encodings: Vec<(DiffId, Encoding)>,
+    borrows: Vec<(DiffId, Vec<String>)>,
+}
+
+/// An unpacked layer and what the host could not take of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct UnpackedLayer {
+    /// The layer.
+    pub layer: Layer,
+    /// What is in the index but not in the tree.
+    pub degraded: Vec<Degradation>,
+}
+
+impl Transaction {
+    pub(crate) fn begin(store: &Store) -> Result<Self> {
+        let lease = Lease::take(&store.places)?;
+        let staging = store.places.ingest.make_dir(lease.name(), 0o700)?;
+        let layers = staging.make_dir("layers", 0o700)?;
+        let blobs = staging.make_dir("blobs", 0o700)?;
+        let cache = staging.make_dir("cache", 0o700)?;
+        let slots = staging.make_dir("slots", 0o700)?;
+        let state = Mutex::new(State::default());
+        Ok(Self(Arc::new(Inner { store: store.clone(), lease, staging, layers, blobs, cache, slots, state })))
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layer kept under `key`, staged or in the store, protected from gc from now on.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn layer(&self, key: &LayerKey) -> Result<Option<Layer>> {
+        if let Some(layer) = self.state().staged.get(key) {
+            return Ok(Some(layer.clone()));
+        }
+        self.0.lease.protect(key, || self.0.store.find_layer(key))
+    }
+
+    /// The unpacked form of `diff_id` over `below`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn find(&self, diff_id: &DiffId, below: &View) -> Result<Option<Layer>> {
+        if let Some(layer) = self.layer(&LayerKey::new(diff_id, None))? {
+            return Ok(Some(layer));
+        }
+        let name = file_name(diff_id.digest());
+        let Some(paths) = self.0.store.places.borrows.read_json::<Vec<String>>(&name)? else { return Ok(None) };
+        let paths = paths.iter().filter_map(|path| unhex(path)).collect();
+        self.layer(&LayerKey::new(diff_id, borrowed(&paths, below).as_ref()))
+    }
+
+    /// Takes a blob. `expected` says what its bytes must be.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn ingest(&self, expected: &Descriptor) -> Result<Ingest> {
+        Ingest::new(self.0.blobs.clone(), Some(expected.clone()), expected.media_type.clone())
+    }
+
+    /// Takes a blob whose digest is not known before; it will be a sha256.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn ingest_unknown(&self, media_type: MediaType) -> Result<Ingest> {
+        Ingest::new(self.0.blobs.clone(), None, media_type)
+    }
+
+    /// Keeps `bytes` as a blob.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn put_blob(&self, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
+        let descriptor = Descriptor::of(media_type, bytes);
+        if self.has_blob(&descriptor)? {
+            return Ok(descriptor);
+        }
+        let mut ingest = self.ingest(&descriptor)?;
+        let fail = |source| Error::Io { action: "write", path: self.0.blobs.path().to_owned(), source };
+        std::io::Write::write_all(&mut ingest, bytes).map_err(fail)?;
+        ingest.finish()
+    }
+
+    /// The blob is staged or in the store, and protected from gc from now on.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        if self.0.blobs.exists(&file_name(&descriptor.digest)) {
+            return Ok(true);
+        }
+        self.0.lease.protect_blob(&descriptor.digest, || Ok(self.0.store.has_blob(&descriptor.digest)))
+    }
+
+    /// Opens a staged or stored blob.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn open_blob(&self, descriptor: &Descriptor) -> Result<std::fs::File> {
+        let name = file_name(&descriptor.digest);
+        if let Some(file) = self.0.blobs.open(&name)? {
+            return Ok(file);
+        }
+        let file = self.0.store.places.blobs.open(&name)?;
+        file.ok_or_else(|| Error::NotFound { kind: "blob", name: descriptor.digest.to_string() })
+    }
+
+    /// Unpacks the blob of a layer over `below`. The diff ID is computed and must be `expected`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the layer; nothing is kept then.
+    pub fn unpack(&self, blob: &Descriptor, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
+        let file = self.open_blob(blob)?;
+        let stream = |source| Error::Stream { format: "compressed", source };
+        // The bytes decide, not the label: registries serve gzip under the plain type.
+        let (compression, source) = crate::compress::sniff(file).map_err(stream)?;
+        let source = decoder(source, compression).map_err(stream)?;
+        let unpacked = self.unpack_stream(source, expected, below)?;
+        let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
+        self.state().encodings.push((*expected, encoding));
+        Ok(unpacked)
+    }
+
+    /// Unpacks a plain tar stream over `below`.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    pub fn unpack_stream(&self, source: impl std::io::Read, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
+        let work = self.work()?;
+        let tree = work.make_dir(TREE, 0o755)?;
+        let store = &self.0.store;
+        let algorithm = expected.digest().algorithm();
+        let result = unpack(source, algorithm, below, tree.as_fd(), &*store.authority, store.budget);
+        let result = result.and_then(|unpacked| {
+            let actual = unpacked.index.diff_id;
+            if actual == *expected {
+                return Ok(unpacked);
+            }
+            let what = "the layer's uncompressed content".to_owned();
+            Err(Error::DigestMismatch { what, expected: expected.to_string(), actual: actual.to_string() })
+        });
+        let unpacked = match result {
+            Ok(unpacked) => unpacked,
+            Err(error) => {
+                self.discard(&work);
+                return Err(error);
+            }
+        };
+        if !unpacked.looked_up.is_empty() {
+            let paths = unpacked.looked_up.iter().map(|path| image_core::hex(path)).collect();
+            self.state().borrows.push((*expected, paths));
+        }
+        let key = LayerKey::new(expected, borrowed(&unpacked.looked_up, below).as_ref());
+        let layer = self.stage(&work, key, unpacked.index)?;
+        Ok(UnpackedLayer { layer, degraded: unpacked.degraded })
+    }
+
+    /// Makes a layer entry by entry, over `below`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn compose(&self, below: View) -> Result<Composer> {
+        Composer::new(self.clone(), self.work()?, below)
+    }
+
+    /// A writable directory over `layers`, for a process to change.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn snapshot(&self, layers: &[Layer]) -> Result<Snapshot> {
+        Snapshot::prepare(self.clone(), self.work()?, layers)
+    }
+
+    /// Remembers how the layer `diff_id` was encoded.
+    pub fn record_encoding(&self, diff_id: DiffId, encoding: Encoding) {
+        self.state().encodings.push((diff_id, encoding));
+    }
+
+    /// A fresh directory in the staging area.
+    pub(crate) fn work(&self) -> Result<Dir> {
+        self.0.staging.make_dir(&format!("work-{}", unique()), 0o700)
+    }
+
+    /// Removes a work directory, as far as that goes; the rest goes with the staging area.
+    pub(crate) fn discard(&self, work: &Dir) {
+        if let Some(name) = work.path().file_name().and_then(|name| name.to_str())
+            && let Err(error) = self.0.staging.remove_tree(name)
+        {
+            tracing::debug!(%error, "a work directory stays until the transaction ends");
+        }
+    }
+
+    /// Makes `work`, with the tree in it, the staged layer `key`.
+    pub(crate) fn stage(&self, work: &Dir, key: LayerKey, index: Index) -> Result<Layer> {
+        let mut state = self.state();
+        if let Some(layer) = state.staged.get(&key) {
+            let layer = layer.clone();
+            drop(state);
+            self.discard(work);
+            return Ok(layer);
+        }
+        work.write(INDEX, &index.encode())?;
+        let layer = Layer::open(key.clone(), index, work)?;
+        let name = work.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.0.staging.rename(name, &self.0.layers, key.as_str())?;
+        state.staged.insert(key, layer.clone());
+        Ok(layer)
+    }
+
+    pub(crate) fn stage_cache_record(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let _state = self.state();
+        self.0.cache.unlink(name)?;
+        self.0.cache.write(name, bytes)
+    }
+
+    pub(crate) fn stage_slot(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let _state = self.state();
+        self.0.slots.unlink(name)?;
+        self.0.slots.write(name, bytes)
+    }
+
+    pub(crate) fn staged_cache_record(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.0.cache.read(name)
+    }
+
+    /// Publishes everything staged. The transaction goes on, empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was renamed by then is complete, the rest stays staged.
+    pub fn commit(&self) -> Result<()> {
+        let mut state = self.state();
+        let places = &self.0.store.places;
+        self.0.staging.barrier()?;
+        // Under the shared lock: between a rename and the record that names the thing, a sweep must not come.
+        // The lease protects from then on.
+        for key in state.staged.keys() {
+            self.0.lease.protect(key, || publish(&self.0.layers, key.as_str(), &places.layers))?;
+        }
+        for name in self.0.blobs.names()? {
+            if name.starts_with("part-") {
+                continue;
+            }
+            if let Some(digest) = crate::gc::digest_of(&name) {
+                self.0.lease.protect_blob(&digest, || publish(&self.0.blobs, &name, &places.blobs))?;
+            }
+        }
+        places.layers.sync()?;
+        places.blobs.sync()?;
+        for (staged, place) in [(&self.0.cache, &places.cache), (&self.0.slots, &places.slots)] {
+            let names = staged.names()?;
+            for name in &names {
+                staged.rename(name, place, name)?;
+            }
+            if !names.is_empty() {
+                place.sync()?;
+            }
+        }
+        for (diff_id, encoding) in std::mem::take(&mut state.encodings) {
+            self.0.store.add_encoding(&diff_id, encoding)?;
+        }
+        for (diff_id, paths) in std::mem::take(&mut state.borrows) {
+            places.borrows.replace_json(&file_name(diff_id.digest()), &paths)?;
+        }
+        state.staged.clear();
+        Ok(())
+    }
+}
+
+/// Moves `name` to where it belongs; when the same thing is there already, the staged copy goes.
+fn publish(from: &Dir, name: &str, to: &Dir) -> Result<()> {
+    let occupied = |error: &Error| matches!(error, Error::Io { source, .. } if matches!(Errno::from_io_error(source), Some(Errno::NOTEMPTY | Errno::EXIST)));
+    match from.rename(name, to, name) {
+        Err(error) if occupied(&error) => from.remove_tree(name),
+        other => other,
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    if text.len() % 2 == 1 {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(pair).collect()
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.places.ingest.remove_tree(self.lease.name()) {
+            tracing::debug!(%error, "a staging directory stays until the next gc");
+        }
+    }
+}
+
+impl AsFd for Transaction {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.staging.as_fd()
+    }
+}

@@ -1,0 +1,173 @@
+//! What the store costs, and what would be freed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use image_core::{Digest, ImageId};
+
+use crate::blob::file_name;
+use crate::container::{ContainerRecord, ContainerStatus};
+use crate::error::Result;
+use crate::store::Store;
+
+/// What one image costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageUsage {
+    /// The image.
+    pub id: ImageId,
+    /// Bytes of all its layers: what docker shows as SIZE.
+    pub size: u64,
+    /// Of those, bytes in layers that other images have too.
+    pub shared: u64,
+    /// Containers made from it.
+    pub containers: usize,
+}
+
+/// What one cache record costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheUsage {
+    /// Its key.
+    pub id: String,
+    /// The step as it is shown.
+    pub step: String,
+    /// Bytes of its layer.
+    pub size: u64,
+    /// An image has the layer too.
+    pub shared: bool,
+    /// When it was made.
+    pub made: Option<image_core::Timestamp>,
+}
+
+/// What one container costs.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ContainerUsage {
+    /// The container.
+    pub record: ContainerRecord,
+    /// Bytes that it wrote.
+    pub size: u64,
+}
+
+/// What the store costs. Sizes are in bytes on disk, by blocks of 4 KiB, unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Image by image, sizes as the sums of file sizes.
+    pub images: Vec<ImageUsage>,
+    /// All layers and blobs that images need, each once.
+    pub images_size: u64,
+    /// Of those, what goes when every image without a container goes.
+    pub images_reclaimable: u64,
+    /// Container by container.
+    pub containers: Vec<ContainerUsage>,
+    /// Record by record.
+    pub cache: Vec<CacheUsage>,
+    /// Layers that only the cache needs, each once.
+    pub cache_size: u64,
+}
+
+impl Usage {
+    /// Images with at least one container.
+    #[must_use]
+    pub fn active_images(&self) -> usize {
+        self.images.iter().filter(|image| image.containers > 0).count()
+    }
+
+    /// Containers that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.containers.iter().filter(|container| container.record.status == ContainerStatus::Running).count()
+    }
+}
+
+impl Store {
+    /// What the store costs now.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn usage(&self) -> Result<Usage> {
+        let mut sizes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        let mut sizes_of = |key: &crate::LayerKey| -> Result<(u64, u64)> {
+            if let Some(known) = sizes.get(key.as_str()) {
+                return Ok(*known);
+            }
+            let known = self.find_layer(key)?.map_or((0, 0), |layer| (layer.index().size(), layer.index().allocated));
+            sizes.insert(key.as_str().to_owned(), known);
+            Ok(known)
+        };
+        let (records, containers) = (self.images()?, self.containers()?);
+        let mut users: BTreeMap<String, usize> = BTreeMap::new();
+        for record in &records {
+            let keys: BTreeSet<_> = record.layers.iter().map(|layer| layer.key.as_str()).collect();
+            for key in keys {
+                *users.entry(key.to_owned()).or_default() += 1;
+            }
+        }
+        let mut usage = Usage::default();
+        let (mut needed, mut pinned) = (Needed::default(), Needed::default());
+        for record in &records {
+            let count = containers.iter().filter(|container| container.image == record.id()).count();
+            let (mut size, mut shared) = (0, 0);
+            for layer in &record.layers {
+                let (bytes, allocated) = sizes_of(&layer.key)?;
+                size += bytes;
+                if users.get(layer.key.as_str()).is_some_and(|users| *users > 1) {
+                    shared += bytes;
+                }
+                needed.layers.insert(layer.key.as_str().to_owned(), allocated);
+                if count > 0 {
+                    pinned.layers.insert(layer.key.as_str().to_owned(), allocated);
+                }
+            }
+            let blobs = std::iter::once(&record.config).chain(&record.manifest).chain(&record.blobs);
+            for blob in blobs {
+                let size = self.blob_size(&blob.digest)?;
+                needed.blobs.insert(blob.digest, size);
+                if count > 0 {
+                    pinned.blobs.insert(blob.digest, size);
+                }
+            }
+            usage.images.push(ImageUsage { id: record.id(), size, shared, containers: count });
+        }
+        let cache = self.cache_records()?;
+        let mut only_cache = BTreeMap::new();
+        for (id, record) in cache {
+            let (size, allocated) = sizes_of(&record.layer)?;
+            let shared = needed.layers.contains_key(record.layer.as_str());
+            if !shared {
+                only_cache.insert(record.layer.to_string(), allocated);
+            }
+            // A layer that the cache has too stays when its images go.
+            pinned.layers.insert(record.layer.to_string(), if shared { allocated } else { 0 });
+            usage.cache.push(CacheUsage { id, step: record.step, size, shared, made: record.made });
+        }
+        usage.images_size = needed.total();
+        let kept: u64 = needed.layers.iter().filter(|(key, _)| pinned.layers.contains_key(*key)).map(|(_, size)| size).sum::<u64>()
+            + needed.blobs.iter().filter(|(key, _)| pinned.blobs.contains_key(*key)).map(|(_, size)| size).sum::<u64>();
+        usage.images_reclaimable = usage.images_size.saturating_sub(kept);
+        usage.cache_size = only_cache.values().sum();
+        for record in containers {
+            let size = self.container_size(&record.id)?;
+            usage.containers.push(ContainerUsage { record, size });
+        }
+        Ok(usage)
+    }
+
+    fn blob_size(&self, digest: &Digest) -> Result<u64> {
+        let file = self.places.blobs.open(&file_name(digest))?;
+        Ok(file.and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len().next_multiple_of(4_096)))
+    }
+}
+
+#[derive(Default)]
+struct Needed {
+    layers: BTreeMap<String, u64>,
+    blobs: BTreeMap<Digest, u64>,
+}
+
+impl Needed {
+    fn total(&self) -> u64 {
+        self.layers.values().sum::<u64>() + self.blobs.values().sum::<u64>()
+    }
+}
