@@ -34,9 +34,15 @@ impl Store {
     pub fn blob(&self, descriptor: &Descriptor) -> Result<StoredBlob> {
         let name = file_name(&descriptor.digest);
         let file = self.places.blobs.open(&name)?;
-        let file = file.ok_or_else(|| Error::NotFound { kind: "blob", name: descriptor.digest.to_string() })?;
-        let size = file.metadata().map_err(|source| Error::Io { action: "stat", path: self.places.blobs.at(&name), source })?.len();
-        Ok(StoredBlob { descriptor: Descriptor { size, ..descriptor.clone() }, file })
+        let file =
+            file.ok_or_else(|| Error::NotFound { kind: "blob", name: descriptor.digest.to_string() })?;
+        let size = file
+            .metadata()
+            .map_err(|source| Error::Io { action: "stat", path: self.places.blobs.at(&name), source })?
+            .len();
+        let mut descriptor = descriptor.clone();
+        descriptor.size = size;
+        Ok(StoredBlob { descriptor, file })
     }
 
     /// The blob is in the store.
@@ -56,7 +62,11 @@ impl Store {
         let actual = Digest::of(digest.algorithm(), &bytes);
         if actual != *digest {
             let what = self.places.blobs.at(&name).display().to_string();
-            return Err(Error::DigestMismatch { what, expected: digest.to_string(), actual: actual.to_string() });
+            return Err(Error::DigestMismatch {
+                what,
+                expected: digest.to_string(),
+                actual: actual.to_string(),
+            });
         }
         Ok(bytes)
     }
@@ -158,8 +168,19 @@ impl Ingest {
     pub(crate) fn new(staging: Dir, expected: Option<Descriptor>, media_type: MediaType) -> Result<Self> {
         let name = format!("part-{}", crate::disk::unique());
         let file = staging.create(&name)?;
-        let algorithm = expected.as_ref().map_or(image_core::Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
-        Ok(Self { expected, media_type, digester: Digester::new(algorithm), size: 0, file, name, staging, done: false })
+        let algorithm = expected
+            .as_ref()
+            .map_or(image_core::Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
+        Ok(Self {
+            expected,
+            media_type,
+            digester: Digester::new(algorithm),
+            size: 0,
+            file,
+            name,
+            staging,
+            done: false,
+        })
     }
 
     /// Verifies digest and size and keeps the blob with the transaction.
@@ -175,7 +196,11 @@ impl Ingest {
                 return Err(Error::SizeMismatch { what, expected: expected.size, actual: self.size });
             }
             if expected.digest != digest {
-                return Err(Error::DigestMismatch { what, expected: expected.digest.to_string(), actual: digest.to_string() });
+                return Err(Error::DigestMismatch {
+                    what,
+                    expected: expected.digest.to_string(),
+                    actual: digest.to_string(),
+                });
             }
         }
         self.staging.rename(&self.name, &self.staging, &file_name(&digest))?;

@@ -61,14 +61,22 @@ impl Preimage {
     #[must_use]
     pub fn differences<'a>(&'a self, before: &'a Self) -> Vec<Difference<'a>> {
         use std::collections::BTreeMap;
-        let old: BTreeMap<&str, &str> = before.0.iter().map(|part| (part.name.as_str(), part.value.as_str())).collect();
-        let new: BTreeMap<&str, &str> = self.0.iter().map(|part| (part.name.as_str(), part.value.as_str())).collect();
+        let old: BTreeMap<&str, &str> =
+            before.0.iter().map(|part| (part.name.as_str(), part.value.as_str())).collect();
+        let new: BTreeMap<&str, &str> =
+            self.0.iter().map(|part| (part.name.as_str(), part.value.as_str())).collect();
         let changed = self.0.iter().filter_map(|part| {
             let before = old.get(part.name.as_str()).copied();
-            (before != Some(part.value.as_str())).then_some(Difference { name: &part.name, before, after: Some(&part.value) })
+            (before != Some(part.value.as_str())).then_some(Difference {
+                name: &part.name,
+                before,
+                after: Some(&part.value),
+            })
         });
         let gone = before.0.iter().filter(|part| !new.contains_key(part.name.as_str()));
-        changed.chain(gone.map(|part| Difference { name: &part.name, before: Some(&part.value), after: None })).collect()
+        changed
+            .chain(gone.map(|part| Difference { name: &part.name, before: Some(&part.value), after: None }))
+            .collect()
     }
 }
 
@@ -142,7 +150,10 @@ impl Transaction {
         let record: Option<CacheRecord> = match staged {
             Some(bytes) => {
                 let path = self.store().places.cache.at(&name);
-                Some(serde_json::from_slice(&bytes).map_err(|error| Error::Damaged { path, reason: error.to_string() })?)
+                Some(
+                    serde_json::from_slice(&bytes)
+                        .map_err(|error| Error::Damaged { path, reason: error.to_string() })?,
+                )
             }
             None => self.store().places.cache.read_json(&name)?,
         };
@@ -189,8 +200,16 @@ mod tests {
 
     #[test]
     fn no_two_preimages_run_together() {
-        let key = |parts: &[(&str, &str)]| Preimage(parts.iter().map(|(name, value)| Component::new(*name, *value)).collect()).key();
-        let keys = [key(&[("a", "bc")]), key(&[("ab", "c")]), key(&[("a", "b"), ("c", "")]), key(&[]), key(&[("a", "b"), ("", "c")])];
+        let key = |parts: &[(&str, &str)]| {
+            Preimage(parts.iter().map(|(name, value)| Component::new(*name, *value)).collect()).key()
+        };
+        let keys = [
+            key(&[("a", "bc")]),
+            key(&[("ab", "c")]),
+            key(&[("a", "b"), ("c", "")]),
+            key(&[]),
+            key(&[("a", "b"), ("", "c")]),
+        ];
         for (at, one) in keys.iter().enumerate() {
             assert!(keys.iter().skip(at + 1).all(|other| other != one));
         }

@@ -49,7 +49,11 @@ impl Composer {
         if let Some(entry) = self.entries.get(path) {
             return (entry.kind != Kind::Whiteout).then_some(entry);
         }
-        let hidden = ancestors(path).any(|parent| self.entries.get(parent).is_some_and(|entry| !matches!(entry.kind, Kind::Directory { opaque: false })));
+        let hidden = ancestors(path).any(|parent| {
+            self.entries
+                .get(parent)
+                .is_some_and(|entry| !matches!(entry.kind, Kind::Directory { opaque: false }))
+        });
         if hidden { None } else { self.below.find(path).map(|(entry, _)| entry) }
     }
 
@@ -62,7 +66,11 @@ impl Composer {
     fn perform(&self, op: Op) -> Result<Reply> {
         let authority = self.transaction.store().authority();
         let replies = authority.perform(self.tree.as_fd(), &[op]);
-        let failed = |error: crate::authority::BatchError| Error::Io { action: "make", path: error.path.into(), source: error.source };
+        let failed = |error: crate::authority::BatchError| Error::Io {
+            action: "make",
+            path: error.path.into(),
+            source: error.source,
+        };
         Ok(replies.map_err(failed)?.into_iter().next().unwrap_or(Reply::Done))
     }
 
@@ -75,7 +83,9 @@ impl Composer {
                 None => {}
             }
             let entry = match self.below.find(&parent) {
-                Some((entry, _)) if entry.is_directory() => Entry { kind: Kind::Directory { opaque: false }, ..entry.clone() },
+                Some((entry, _)) if entry.is_directory() => {
+                    Entry { kind: Kind::Directory { opaque: false }, ..entry.clone() }
+                }
                 Some(_) => return Err(Error::layer(&parent, "a parent that is no directory")),
                 None => Entry::new(Kind::Directory { opaque: false }, 0o755, 0, 0, self.default_mtime),
             };
@@ -94,7 +104,12 @@ impl Composer {
         }
         let mut prefix = path.to_vec();
         prefix.push(b'/');
-        let doomed: Vec<_> = self.entries.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix)).map(|(name, _)| name.clone()).collect();
+        let doomed: Vec<_> = self
+            .entries
+            .range(prefix.clone()..)
+            .take_while(|(name, _)| name.starts_with(&prefix))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in doomed {
             self.entries.remove(&name);
         }
@@ -124,7 +139,11 @@ impl Composer {
     /// [`Error::Io`], [`Error::Layer`].
     pub fn file(&mut self, path: &[u8], content: &mut dyn Read, mut entry: Entry) -> Result<()> {
         self.make_room(path, false)?;
-        let fail = |source| Error::Io { action: "write", path: String::from_utf8_lossy(path).into_owned().into(), source };
+        let fail = |source| Error::Io {
+            action: "write",
+            path: String::from_utf8_lossy(path).into_owned().into(),
+            source,
+        };
         let Reply::File(fd) = self.perform(Op::File(path.to_vec()))? else {
             return Err(fail(std::io::Error::other("the authority gave no file")));
         };
@@ -166,11 +185,14 @@ impl Composer {
     /// [`Error::Layer`] when `target` is not a file of this layer.
     pub fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         self.make_room(path, false)?;
-        let Some(entry) = self.entries.get(target).filter(|entry| matches!(entry.kind, Kind::File { .. })).cloned() else {
+        let Some(entry) =
+            self.entries.get(target).filter(|entry| matches!(entry.kind, Kind::File { .. })).cloned()
+        else {
             return Err(Error::layer(path, "a hard link to something that is no file of the layer"));
         };
         self.perform(Op::Link(path.to_vec(), target.to_vec()))?;
-        self.entries.insert(path.to_vec(), Entry { kind: Kind::Hardlink { target: target.to_vec() }, ..entry });
+        self.entries
+            .insert(path.to_vec(), Entry { kind: Kind::Hardlink { target: target.to_vec() }, ..entry });
         Ok(())
     }
 
@@ -216,8 +238,18 @@ impl Composer {
         let owned = authority.owners() == Owners::True;
         // Children before parents, so that no directory changes after its stamp. Other names of a file share its inode.
         let is_stamped = |entry: &Entry| !matches!(entry.kind, Kind::Whiteout | Kind::Hardlink { .. });
-        let batch: Vec<Op> = self.entries.iter().rev().filter(|(path, entry)| is_stamped(entry) && !path.is_empty()).map(|(path, entry)| Op::Stamp(path.clone(), entry.stamp(owned))).collect();
-        let failed = |error: crate::authority::BatchError| Error::Io { action: "stamp", path: error.path.into(), source: error.source };
+        let batch: Vec<Op> = self
+            .entries
+            .iter()
+            .rev()
+            .filter(|(path, entry)| is_stamped(entry) && !path.is_empty())
+            .map(|(path, entry)| Op::Stamp(path.clone(), entry.stamp(owned)))
+            .collect();
+        let failed = |error: crate::authority::BatchError| Error::Io {
+            action: "stamp",
+            path: error.path.into(),
+            source: error.source,
+        };
         authority.perform(self.tree.as_fd(), &batch).map_err(failed)?;
         seal(&self.transaction, &self.work, &self.tree, self.entries)
     }
@@ -232,7 +264,12 @@ pub(crate) fn clamp(entries: &mut BTreeMap<Vec<u8>, Entry>, latest: Option<Times
 }
 
 /// Computes the diff ID of `entries` over `tree` and stages the layer in `work`.
-pub(crate) fn seal(transaction: &Transaction, work: &Dir, tree: &Dir, entries: BTreeMap<Vec<u8>, Entry>) -> Result<Layer> {
+pub(crate) fn seal(
+    transaction: &Transaction,
+    work: &Dir,
+    tree: &Dir,
+    entries: BTreeMap<Vec<u8>, Entry>,
+) -> Result<Layer> {
     let mut digester = Digester::new(Algorithm::Sha256);
     let authority = transaction.store().authority();
     crate::pack::pack(&entries, tree.as_fd().as_fd(), authority, &mut digester)

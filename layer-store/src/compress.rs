@@ -25,9 +25,14 @@ const ZSTD_WINDOW_LOG: u32 = 27;
 ///
 /// # Errors
 /// When the decoder cannot be set up.
-pub fn decoder<'a>(source: impl Read + Send + 'a, compression: Compression) -> io::Result<Box<dyn Read + Send + 'a>> {
+pub fn decoder<'a>(
+    source: impl Read + Send + 'a,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match compression {
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(BUFFER, source))),
+        Compression::Gzip => {
+            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(BUFFER, source)))
+        }
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(source)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
@@ -112,7 +117,7 @@ impl<W: Write> GzipWriter<W> {
 
 impl<W: Write> Write for GzipWriter<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.checksum = zlib_rs::crc32(self.checksum, data);
+        self.checksum = zlib_rs::crc32::crc32(self.checksum, data);
         // The length is modulo 2^32 by definition (RFC 1952, ISIZE).
         self.length = self.length.wrapping_add(u32::try_from(data.len() & 0xffff_ffff).unwrap_or(0));
         self.push(data, DeflateFlush::NoFlush)?;
@@ -142,7 +147,12 @@ mod tests {
         let mut back = Vec::new();
         decoder(bytes.as_slice(), Compression::Gzip).unwrap().read_to_end(&mut back).unwrap();
         assert!(back == sample());
-        assert_eq!(Digest::sha256(&bytes).to_string(), KNOWN, "{} bytes: the encoder's bytes changed", bytes.len());
+        assert_eq!(
+            Digest::sha256(&bytes).to_string(),
+            KNOWN,
+            "{} bytes: the encoder's bytes changed",
+            bytes.len()
+        );
     }
 
     const KNOWN: &str = "sha256:0";

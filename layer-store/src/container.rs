@@ -122,7 +122,11 @@ impl StoredContainer {
     /// [`Error::Io`].
     pub fn log(&self) -> Result<std::fs::File> {
         let path = self.dir.at(LOG);
-        std::fs::OpenOptions::new().append(true).open(&path).map_err(|source| Error::Io { action: "open", path, source })
+        std::fs::OpenOptions::new().append(true).open(&path).map_err(|source| Error::Io {
+            action: "open",
+            path,
+            source,
+        })
     }
 
     /// Changes the record.
@@ -150,7 +154,8 @@ impl Store {
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
         let layers = self.image_layers(image)?;
         let id: String = (0..4).map(|_| unique()).collect();
-        let name = if new.name.is_empty() { format!("c_{}", id.get(..10).unwrap_or_default()) } else { new.name };
+        let name =
+            if new.name.is_empty() { format!("c_{}", id.get(..10).unwrap_or_default()) } else { new.name };
         if let Some(other) = self.containers()?.into_iter().find(|other| other.name == name) {
             return Err(Error::InUse { kind: "container name", name, by: other.id });
         }
@@ -172,7 +177,8 @@ impl Store {
         let temporary = format!(".{id}");
         let dir = self.places.containers.make_dir(&temporary, 0o700)?;
         let made = (|| {
-            let alive = dir.lock(ALIVE, FlockOperation::LockExclusive).map_err(Error::io("lock", dir.at(ALIVE)))?;
+            let alive =
+                dir.lock(ALIVE, FlockOperation::LockExclusive).map_err(Error::io("lock", dir.at(ALIVE)))?;
             dir.write(LOG, b"")?;
             Upper::make(dir.make_dir(SNAPSHOT, 0o700)?, &layers, &*self.authority)?;
             dir.replace_json(RECORD, &record)?;
@@ -241,9 +247,17 @@ impl Store {
     /// # Errors
     /// [`Error::InUse`] while its process is there.
     pub fn remove_container(&self, id: &str) -> Result<u64> {
-        let dir = self.places.containers.dir(id).map_err(|_| Error::NotFound { kind: "container", name: id.to_owned() })?;
+        let dir = self
+            .places
+            .containers
+            .dir(id)
+            .map_err(|_| Error::NotFound { kind: "container", name: id.to_owned() })?;
         if is_alive(&dir) {
-            return Err(Error::InUse { kind: "container", name: id.to_owned(), by: "its process".to_owned() });
+            return Err(Error::InUse {
+                kind: "container",
+                name: id.to_owned(),
+                by: "its process".to_owned(),
+            });
         }
         let size = self.container_size(id)?;
         let doomed = format!("{id}-{}", unique());
@@ -260,7 +274,11 @@ impl Store {
     pub fn container_size(&self, id: &str) -> Result<u64> {
         let Ok(dir) = self.places.containers.dir(id).and_then(|dir| dir.dir(SNAPSHOT)) else { return Ok(0) };
         let tree = dir.dir(crate::layer::TREE)?;
-        let found = self.authority.walk(tree.as_fd()).map_err(|source| Error::Io { action: "read", path: tree.path().to_owned(), source })?;
+        let found = self.authority.walk(tree.as_fd()).map_err(|source| Error::Io {
+            action: "read",
+            path: tree.path().to_owned(),
+            source,
+        })?;
         let is_file = |mode: u32| mode & 0o170_000 == 0o100_000;
         Ok(found.iter().filter(|found| is_file(found.mode)).map(|found| found.size).sum())
     }

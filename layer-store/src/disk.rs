@@ -51,7 +51,9 @@ impl Disk {
         let number = self.changes.fetch_add(1, Ordering::Relaxed);
         match &self.fault {
             None => Ok(()),
-            Some(fault) => fault(number).map_err(|source| Error::Io { action, path: path.to_owned(), source }),
+            Some(fault) => {
+                fault(number).map_err(|source| Error::Io { action, path: path.to_owned(), source })
+            }
         }
     }
 }
@@ -73,12 +75,17 @@ impl fmt::Debug for Dir {
     }
 }
 
-const OPEN_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
+const OPEN_DIR: OFlags =
+    OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
 impl Dir {
     /// Opens the store's root, making it (0700) when it is not there.
     pub(crate) fn root(path: &Path, disk: Arc<Disk>) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(|source| Error::Io { action: "make", path: path.to_owned(), source })?;
+        std::fs::create_dir_all(path).map_err(|source| Error::Io {
+            action: "make",
+            path: path.to_owned(),
+            source,
+        })?;
         let fd = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
             .map_err(Error::io("open", path))?;
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -99,7 +106,8 @@ impl Dir {
 
     /// The directory `name` in this one.
     pub(crate) fn dir(&self, name: &str) -> Result<Self> {
-        let fd = fs::openat(&*self.fd, name, OPEN_DIR, Mode::empty()).map_err(Error::io("open", self.at(name)))?;
+        let fd =
+            fs::openat(&*self.fd, name, OPEN_DIR, Mode::empty()).map_err(Error::io("open", self.at(name)))?;
         Ok(Self { fd: Arc::new(fd), path: self.at(name).into(), disk: self.disk.clone() })
     }
 
@@ -145,7 +153,8 @@ impl Dir {
     /// The record `name`, parsed; `None` when it is not there.
     pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };
-        let damaged = |error: serde_json::Error| Error::Damaged { path: self.at(name), reason: error.to_string() };
+        let damaged =
+            |error: serde_json::Error| Error::Damaged { path: self.at(name), reason: error.to_string() };
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
@@ -170,7 +179,9 @@ impl Dir {
         let temporary = format!(".{name}.{}", unique());
         let result = self.write(&temporary, bytes).and_then(|()| {
             let path = self.at(&temporary);
-            let file = self.open(&temporary)?.ok_or_else(|| Error::NotFound { kind: "file", name: temporary.clone() })?;
+            let file = self
+                .open(&temporary)?
+                .ok_or_else(|| Error::NotFound { kind: "file", name: temporary.clone() })?;
             self.disk.change("fsync", &path)?;
             fs::fsync(&file).map_err(Error::io("fsync", path))?;
             self.rename(&temporary, self, name)?;
@@ -205,8 +216,11 @@ impl Dir {
     /// Removes whatever `name` is, with everything in it.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         self.disk.change("remove", &self.at(name))?;
-        crate::authority::direct::remove_tree(self.as_fd(), name.as_bytes())
-            .map_err(|source| Error::Io { action: "remove", path: self.at(name), source })
+        crate::authority::direct::remove_tree(self.as_fd(), name.as_bytes()).map_err(|source| Error::Io {
+            action: "remove",
+            path: self.at(name),
+            source,
+        })
     }
 
     /// The names in this directory, sorted; those that begin with a dot are temporaries and left out.
@@ -218,7 +232,8 @@ impl Dir {
         let fail = Error::io("list", &*self.path);
         let mut names = Vec::new();
         // A fresh descriptor: reading moves the position, which would be shared.
-        let fd = fs::openat(&*self.fd, ".", OPEN_DIR, Mode::empty()).map_err(Error::io("list", &*self.path))?;
+        let fd =
+            fs::openat(&*self.fd, ".", OPEN_DIR, Mode::empty()).map_err(Error::io("list", &*self.path))?;
         let entries = fs::Dir::new(fd).map_err(fail)?;
         for entry in entries {
             let entry = entry.map_err(Error::io("list", &*self.path))?;
@@ -267,7 +282,8 @@ impl Dir {
 
 /// The bytes of a record.
 pub(crate) fn json<T: serde::Serialize>(record: &T, path: &Path) -> Result<Vec<u8>> {
-    let damaged = |error: image_core::JsonError| Error::Damaged { path: path.to_owned(), reason: error.to_string() };
+    let damaged =
+        |error: image_core::JsonError| Error::Damaged { path: path.to_owned(), reason: error.to_string() };
     let mut bytes = image_core::json::to_bytes(record).map_err(damaged)?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -137,7 +137,10 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
         move |source| Self::Io { action, path: path.into(), source: source.into() }
     }
 

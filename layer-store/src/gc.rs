@@ -67,7 +67,8 @@ impl Store {
         for (_, record) in self.cache_records()? {
             layers.insert(record.layer.to_string());
         }
-        let held: BTreeSet<String> = places.leases.names()?.into_iter().filter(|name| !dead.contains(name)).collect();
+        let held: BTreeSet<String> =
+            places.leases.names()?.into_iter().filter(|name| !dead.contains(name)).collect();
         for name in &dead {
             places.leases.unlink(name)?;
         }
@@ -82,7 +83,8 @@ impl Store {
                 continue;
             }
             let index = places.layers.dir(&name)?.read(INDEX)?;
-            let allocated = index.and_then(|bytes| Index::decode(&bytes).ok()).map_or(0, |index| index.allocated);
+            let allocated =
+                index.and_then(|bytes| Index::decode(&bytes).ok()).map_or(0, |index| index.allocated);
             places.layers.rename(&name, &places.trash, &format!("{name}-{}", unique()))?;
             collected.bytes += allocated;
             collected.layers.push(name);
@@ -93,7 +95,11 @@ impl Store {
             if digest.is_some_and(|digest| blobs.contains(&digest)) {
                 continue;
             }
-            let size = places.blobs.open(&name)?.and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len().next_multiple_of(4_096));
+            let size = places
+                .blobs
+                .open(&name)?
+                .and_then(|file| file.metadata().ok())
+                .map_or(0, |meta| meta.len().next_multiple_of(4_096));
             places.blobs.unlink(&name)?;
             collected.bytes += size;
             collected.blobs.extend(digest);
@@ -110,9 +116,15 @@ impl Store {
         }
         for name in places.containers.all_names()?.into_iter().filter(|name| name.starts_with('.')) {
             // Containers are made under the shared lock, so a temporary here belongs to nobody.
-            places.containers.rename(&name, &places.trash, &format!("{}-{}", name.trim_start_matches('.'), unique()))?;
+            places.containers.rename(
+                &name,
+                &places.trash,
+                &format!("{}-{}", name.trim_start_matches('.'), unique()),
+            )?;
         }
-        for place in [&places.images, &places.refs, &places.cache, &places.slots, &places.encodings, &places.borrows] {
+        for place in
+            [&places.images, &places.refs, &places.cache, &places.slots, &places.encodings, &places.borrows]
+        {
             for name in place.all_names()?.into_iter().filter(|name| name.starts_with('.')) {
                 place.unlink(&name)?;
             }

@@ -52,7 +52,8 @@ impl ImageRecord {
     /// A record of an image made here, without a manifest yet.
     #[must_use]
     pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
-        let layers = layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id(), key: layer.key().clone() });
+        let layers =
+            layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id(), key: layer.key().clone() });
         Self { config, layers: layers.collect(), manifest: None, blobs: Vec::new(), built: None }
     }
 
@@ -191,7 +192,8 @@ impl Store {
             return self.image(&tag.image);
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = hex.len() >= SHORTEST_ID && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hex =
+            hex.len() >= SHORTEST_ID && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if !is_hex {
             return Err(missing());
         }

@@ -156,7 +156,10 @@ impl Index {
     /// The sum of the sizes of all files, in bytes: what docker shows as the layer's size.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.entries.values().map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 }).sum()
+        self.entries
+            .values()
+            .map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 })
+            .sum()
     }
 
     /// The index as bytes.

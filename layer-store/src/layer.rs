@@ -71,7 +71,10 @@ struct Inner {
 
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Layer").field("key", &self.0.key).field("entries", &self.0.index.entries.len()).finish()
+        f.debug_struct("Layer")
+            .field("key", &self.0.key)
+            .field("entries", &self.0.index.entries.len())
+            .finish()
     }
 }
 
@@ -80,7 +83,9 @@ impl Layer {
     pub(crate) fn load(parent: &Dir, name: &str) -> Result<Option<Self>> {
         let dir = match parent.dir(name) {
             Ok(dir) => dir,
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let Some(bytes) = dir.read(INDEX)? else { return Ok(None) };
@@ -91,7 +96,8 @@ impl Layer {
 
     pub(crate) fn open(key: LayerKey, index: Index, dir: &Dir) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let tree = fs::openat(dir.as_fd(), TREE, flags, Mode::empty()).map_err(Error::io("open", dir.at(TREE)))?;
+        let tree =
+            fs::openat(dir.as_fd(), TREE, flags, Mode::empty()).map_err(Error::io("open", dir.at(TREE)))?;
         Ok(Self(Arc::new(Inner { key, index, tree })))
     }
 

@@ -30,8 +30,16 @@ impl Lease {
         // Under the shared lock, so that a sweep never sees the file before its lock.
         let _guard = guard(&places.root, FlockOperation::LockShared)?;
         let name = unique();
-        let fd = places.leases.lock(&name, FlockOperation::LockExclusive).map_err(Error::io("lock", places.leases.at(&name)))?;
-        Ok(Self { name, leases: places.leases.clone(), root: places.root.clone(), file: Mutex::new(fd.into()) })
+        let fd = places
+            .leases
+            .lock(&name, FlockOperation::LockExclusive)
+            .map_err(Error::io("lock", places.leases.at(&name)))?;
+        Ok(Self {
+            name,
+            leases: places.leases.clone(),
+            root: places.root.clone(),
+            file: Mutex::new(fd.into()),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -43,7 +51,11 @@ impl Lease {
         self.note(&format!("layer {key}\n"), exists)
     }
 
-    pub(crate) fn protect_blob<T>(&self, digest: &image_core::Digest, exists: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn protect_blob<T>(
+        &self,
+        digest: &image_core::Digest,
+        exists: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         self.note(&format!("blob {digest}\n"), exists)
     }
 

@@ -52,7 +52,11 @@ pub fn pack<'a, W: Write>(
     out.write_all(&[0; 2 * BLOCK])
 }
 
-pub(crate) fn open(authority: &dyn FileAuthority, root: BorrowedFd<'_>, path: &[u8]) -> io::Result<std::fs::File> {
+pub(crate) fn open(
+    authority: &dyn FileAuthority,
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> io::Result<std::fs::File> {
     let replies = authority.perform(root, &[Op::Open(path.to_vec())]).map_err(io::Error::other)?;
     match replies.into_iter().next() {
         Some(Reply::File(fd)) => Ok(fd.into()),
@@ -66,7 +70,10 @@ fn copy(file: &mut impl Read, size: u64, buffer: &mut [u8], out: &mut impl Write
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let got = file.read(buffer.get_mut(..want).unwrap_or_default())?;
         if got == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its index says"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file is shorter than its index says",
+            ));
         }
         out.write_all(buffer.get(..got).unwrap_or_default())?;
         left -= got as u64;
@@ -102,7 +109,14 @@ fn header(path: &[u8], entry: &Entry, out: &mut impl Write) -> io::Result<()> {
     write_entry(&name, entry, kind, size, link, out)
 }
 
-fn write_entry(path: &[u8], entry: &Entry, kind: EntryType, size: u64, link: &[u8], out: &mut impl Write) -> io::Result<()> {
+fn write_entry(
+    path: &[u8],
+    entry: &Entry,
+    kind: EntryType,
+    size: u64,
+    link: &[u8],
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut header = Header::new_ustar();
     let mut records = Vec::new();
     if !set_path(&mut header, path) {
@@ -173,7 +187,8 @@ fn set_path(header: &mut Header, path: &[u8]) -> bool {
     }
     // The cut must be at a slash, the name at most 100 bytes, the prefix at most 155.
     let earliest = path.len() - 101;
-    let cut = path.iter().enumerate().skip(earliest).find(|(at, byte)| **byte == b'/' && *at + 1 < path.len());
+    let cut =
+        path.iter().enumerate().skip(earliest).find(|(at, byte)| **byte == b'/' && *at + 1 < path.len());
     match cut {
         Some((at, _)) if (1..=155).contains(&at) => {
             put(&mut ustar.prefix, path.get(..at).unwrap_or_default());

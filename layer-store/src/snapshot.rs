@@ -38,8 +38,13 @@ impl Upper {
         let view = View::of(layers);
         if let Some((entry, _)) = view.find(b"") {
             let stamp = entry.stamp(authority.owners() == Owners::True);
-            let op = Op::Stamp(TREE.as_bytes().to_vec(), crate::authority::Stamp { xattrs: Vec::new(), ..stamp });
-            let failed = |error: crate::authority::BatchError| Error::Io { action: "stamp", path: error.path.into(), source: error.source };
+            let op =
+                Op::Stamp(TREE.as_bytes().to_vec(), crate::authority::Stamp { xattrs: Vec::new(), ..stamp });
+            let failed = |error: crate::authority::BatchError| Error::Io {
+                action: "stamp",
+                path: error.path.into(),
+                source: error.source,
+            };
             authority.perform(dir.as_fd(), &[op]).map_err(failed)?;
         }
         Ok(Self { dir, tree, work, layers: layers.to_vec() })
@@ -87,7 +92,11 @@ impl Upper {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn changes(&self, authority: &dyn FileAuthority) -> Result<BTreeMap<Vec<u8>, Entry>> {
-        let found = authority.walk(self.tree.as_fd()).map_err(|source| Error::Io { action: "read", path: self.tree.path().to_owned(), source })?;
+        let found = authority.walk(self.tree.as_fd()).map_err(|source| Error::Io {
+            action: "read",
+            path: self.tree.path().to_owned(),
+            source,
+        })?;
         let below = View::of(&self.layers);
         let mut entries = BTreeMap::new();
         let mut links: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
@@ -111,11 +120,24 @@ impl Upper {
         Ok(entries)
     }
 
-    fn kind(&self, found: &Found, links: &mut BTreeMap<u64, Vec<u8>>, authority: &dyn FileAuthority, buffer: &mut [u8]) -> Result<Option<Kind>> {
-        let fail = |source| Error::Io { action: "read", path: String::from_utf8_lossy(&found.path).into_owned().into(), source };
+    fn kind(
+        &self,
+        found: &Found,
+        links: &mut BTreeMap<u64, Vec<u8>>,
+        authority: &dyn FileAuthority,
+        buffer: &mut [u8],
+    ) -> Result<Option<Kind>> {
+        let fail = |source| Error::Io {
+            action: "read",
+            path: String::from_utf8_lossy(&found.path).into_owned().into(),
+            source,
+        };
         let (inode, count) = found.inode;
         let kind = FileType::from_raw_mode(found.mode);
-        if count > 1 && !matches!(kind, FileType::Directory) && !(kind == FileType::CharacterDevice && found.rdev == 0) {
+        if count > 1
+            && !matches!(kind, FileType::Directory)
+            && !(kind == FileType::CharacterDevice && found.rdev == 0)
+        {
             if let Some(first) = links.get(&inode) {
                 return Ok(Some(Kind::Hardlink { target: first.clone() }));
             }
@@ -215,11 +237,24 @@ impl Snapshot {
 fn commit(transaction: &Transaction, upper: &Upper, latest: Option<Timestamp>) -> Result<Layer> {
     let authority = transaction.store().authority();
     let mut entries = upper.changes(authority)?;
-    let before: BTreeMap<Vec<u8>, (i64, u32)> = entries.iter().map(|(path, entry)| (path.clone(), entry.mtime)).collect();
+    let before: BTreeMap<Vec<u8>, (i64, u32)> =
+        entries.iter().map(|(path, entry)| (path.clone(), entry.mtime)).collect();
     clamp(&mut entries, latest);
-    let is_clamped = |path: &Vec<u8>, entry: &Entry| before.get(path) != Some(&entry.mtime) && !matches!(entry.kind, Kind::Whiteout | Kind::Hardlink { .. });
-    let batch: Vec<Op> = entries.iter().rev().filter(|(path, entry)| is_clamped(path, entry)).map(|(path, entry)| Op::Touch(path.clone(), entry.mtime.0, entry.mtime.1)).collect();
-    let failed = |error: crate::authority::BatchError| Error::Io { action: "stamp", path: error.path.into(), source: error.source };
+    let is_clamped = |path: &Vec<u8>, entry: &Entry| {
+        before.get(path) != Some(&entry.mtime)
+            && !matches!(entry.kind, Kind::Whiteout | Kind::Hardlink { .. })
+    };
+    let batch: Vec<Op> = entries
+        .iter()
+        .rev()
+        .filter(|(path, entry)| is_clamped(path, entry))
+        .map(|(path, entry)| Op::Touch(path.clone(), entry.mtime.0, entry.mtime.1))
+        .collect();
+    let failed = |error: crate::authority::BatchError| Error::Io {
+        action: "stamp",
+        path: error.path.into(),
+        source: error.source,
+    };
     authority.perform(upper.tree.as_fd(), &batch).map_err(failed)?;
     upper.dir.remove_tree(WORK)?;
     seal(transaction, &upper.dir, &upper.tree, entries)

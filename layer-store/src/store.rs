@@ -41,7 +41,11 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { authority: Arc::new(Direct::detect()), budget: Budget::default(), disk: Arc::new(Disk::default()) }
+        Self {
+            authority: Arc::new(Direct::detect()),
+            budget: Budget::default(),
+            disk: Arc::new(Disk::default()),
+        }
     }
 }
 
@@ -97,7 +101,8 @@ impl Store {
                 version
             }
         };
-        if let Some(feature) = version.incompatible.iter().find(|feature| !KNOWN.contains(&feature.as_str())) {
+        if let Some(feature) = version.incompatible.iter().find(|feature| !KNOWN.contains(&feature.as_str()))
+        {
             return Err(Error::Incompatible { path: path.to_owned(), feature: feature.clone() });
         }
         let place = |name| root.make_dir(name, 0o700);

@@ -155,7 +155,10 @@ impl<R: Read> TarReader<R> {
             match header.entry_type().as_byte() {
                 b'x' if pax.is_none() => pax = Some(records(&self.text(size)?)?),
                 b'x' => return Err(Error::layer(b"", "two PAX headers for one entry")),
-                b'g' => self.global.extend(records(&self.text(size)?)?),
+                b'g' => {
+                    let text = self.text(size)?;
+                    self.global.extend(records(&text)?);
+                }
                 b'L' => long_name = Some(cut(self.text(size)?)),
                 b'K' => long_link = Some(cut(self.text(size)?)),
                 _ => {
@@ -216,11 +219,14 @@ fn records(mut text: &[u8]) -> Result<Records> {
     let mut records = Records::new();
     while !text.is_empty() {
         let space = text.iter().position(|byte| *byte == b' ').ok_or_else(malformed)?;
-        let digits = text.get(..space).filter(|digits| digits.iter().all(u8::is_ascii_digit)).ok_or_else(malformed)?;
-        let length: usize = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
+        let digits =
+            text.get(..space).filter(|digits| digits.iter().all(u8::is_ascii_digit)).ok_or_else(malformed)?;
+        let length: usize =
+            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
         let record = text.get(space + 1..length).ok_or_else(malformed)?;
         let Some((b'\n', record)) = record.split_last() else { return Err(malformed()) };
-        let equals = record.iter().position(|byte| *byte == b'=').filter(|at| *at > 0).ok_or_else(malformed)?;
+        let equals =
+            record.iter().position(|byte| *byte == b'=').filter(|at| *at > 0).ok_or_else(malformed)?;
         let name = record.get(..equals).unwrap_or_default();
         let value = record.get(equals + 1..).unwrap_or_default();
         let is_binary = name.starts_with(b"SCHILY.xattr.") || name.starts_with(b"LIBARCHIVE.xattr.");
@@ -233,14 +239,24 @@ fn records(mut text: &[u8]) -> Result<Records> {
     Ok(records)
 }
 
-fn member(header: &Header, size: u64, mut pax: Records, long_name: Option<Vec<u8>>, long_link: Option<Vec<u8>>) -> Result<Member> {
+fn member(
+    header: &Header,
+    size: u64,
+    mut pax: Records,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+) -> Result<Member> {
     let path = pax.remove(b"path".as_slice()).filter(|path| !path.is_empty()).or(long_name);
     let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
     let refuse = |reason| Error::layer(&path, reason);
     if pax.keys().any(|name| name.starts_with(b"GNU.sparse.")) {
         return Err(Error::Unsupported { what: "sparse files in layers".to_owned() });
     }
-    let mut value = |name: &[u8]| pax.remove(name).map(|text| String::from_utf8(text).map_err(|_| refuse("a malformed PAX value"))).transpose();
+    let mut value = |name: &[u8]| {
+        pax.remove(name)
+            .map(|text| String::from_utf8(text).map_err(|_| refuse("a malformed PAX value")))
+            .transpose()
+    };
     let bad = |_| refuse("a malformed PAX value");
     let size = match value(b"size")? {
         Some(text) => text.parse::<u64>().map_err(bad)?,
@@ -268,11 +284,19 @@ fn member(header: &Header, size: u64, mut pax: Records, long_name: Option<Vec<u8
         }
     }
     let link = || {
-        let link = linkpath.or(long_link).unwrap_or_else(|| header.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default());
-        if link.is_empty() || link.contains(&0) { Err(Error::layer(&path, "a link without a target")) } else { Ok(link) }
+        let link = linkpath
+            .or(long_link)
+            .unwrap_or_else(|| header.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default());
+        if link.is_empty() || link.contains(&0) {
+            Err(Error::layer(&path, "a link without a target"))
+        } else {
+            Ok(link)
+        }
     };
     let device = || -> Result<u64> {
-        let part = |value: io::Result<Option<u32>>| value.ok().flatten().ok_or_else(|| Error::layer(&path, "a malformed device number"));
+        let part = |value: io::Result<Option<u32>>| {
+            value.ok().flatten().ok_or_else(|| Error::layer(&path, "a malformed device number"))
+        };
         Ok(rustix::fs::makedev(part(header.device_major())?, part(header.device_minor())?))
     };
     let kind = match header.entry_type().as_byte() {
@@ -324,7 +348,17 @@ mod tests {
         let read = records(b"9 a=b=cd\n6 x=y\n").unwrap();
         assert_eq!(read.get(b"a".as_slice()).unwrap(), b"b=cd");
         assert_eq!(read.get(b"x".as_slice()).unwrap(), b"y");
-        for bad in [&b"5 a=b\n"[..], b"6 a=b", b"x a=b\n", b"6 =ab\n", b"99 a=b\n", b"0 a=b\n", b"6 a\0b\n", b"-6 a=b\n", b"7 p=\0a\n"] {
+        for bad in [
+            &b"5 a=b\n"[..],
+            b"6 a=b",
+            b"x a=b\n",
+            b"6 =ab\n",
+            b"99 a=b\n",
+            b"0 a=b\n",
+            b"6 a\0b\n",
+            b"-6 a=b\n",
+            b"7 p=\0a\n",
+        ] {
             assert!(records(bad).is_err(), "{bad:?}");
         }
     }

@@ -19,8 +19,8 @@ use image_core::{Descriptor, DiffId, MediaType};
 use rustix::io::Errno;
 
 use crate::blob::{Encoding, Ingest, file_name};
-use crate::compress::decoder;
 use crate::compose::Composer;
+use crate::compress::decoder;
 use crate::disk::{Dir, unique};
 use crate::error::{Error, Result};
 use crate::index::Index;
@@ -106,7 +106,9 @@ impl Transaction {
             return Ok(Some(layer));
         }
         let name = file_name(diff_id.digest());
-        let Some(paths) = self.0.store.places.borrows.read_json::<Vec<String>>(&name)? else { return Ok(None) };
+        let Some(paths) = self.0.store.places.borrows.read_json::<Vec<String>>(&name)? else {
+            return Ok(None);
+        };
         let paths = paths.iter().filter_map(|path| unhex(path)).collect();
         self.layer(&LayerKey::new(diff_id, borrowed(&paths, below).as_ref()))
     }
@@ -186,7 +188,12 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Self::unpack`].
-    pub fn unpack_stream(&self, source: impl std::io::Read, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
+    pub fn unpack_stream(
+        &self,
+        source: impl std::io::Read,
+        expected: &DiffId,
+        below: &View,
+    ) -> Result<UnpackedLayer> {
         let work = self.work()?;
         let tree = work.make_dir(TREE, 0o755)?;
         let store = &self.0.store;

@@ -133,7 +133,14 @@ impl Unpacking<'_> {
                 Kind::Fifo
             }
         };
-        let entry = Entry { kind, mode: member.mode, uid: member.uid, gid: member.gid, mtime: member.mtime, xattrs: member.xattrs };
+        let entry = Entry {
+            kind,
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            mtime: member.mtime,
+            xattrs: member.xattrs,
+        };
         // Directories are stamped at the end: making things in them changes their time.
         if !entry.is_directory() {
             self.stamp(&path, &entry)?;
@@ -147,7 +154,14 @@ impl Unpacking<'_> {
             return Err(Error::layer(&member.path, "the root must be a directory"));
         }
         let kind = Kind::Directory { opaque: false };
-        let entry = Entry { kind, mode: member.mode, uid: member.uid, gid: member.gid, mtime: member.mtime, xattrs: member.xattrs };
+        let entry = Entry {
+            kind,
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            mtime: member.mtime,
+            xattrs: member.xattrs,
+        };
         self.entries.insert(Vec::new(), entry);
         Ok(())
     }
@@ -211,7 +225,8 @@ impl Unpacking<'_> {
         {
             return Ok(entry.kind.clone());
         }
-        let mut entry = found.unwrap_or_else(|| Entry::new(Kind::Directory { opaque: false }, 0o755, 0, 0, mtime));
+        let mut entry =
+            found.unwrap_or_else(|| Entry::new(Kind::Directory { opaque: false }, 0o755, 0, 0, mtime));
         entry.kind = Kind::Directory { opaque: false };
         self.perform(Op::Directory(path.to_vec()))?;
         self.entries.insert(path.to_vec(), entry);
@@ -227,7 +242,12 @@ impl Unpacking<'_> {
         let mut below = path.to_vec();
         below.push(b'/');
         let mut doomed = vec![path.to_vec()];
-        doomed.extend(self.entries.range(below.clone()..).take_while(|(name, _)| name.starts_with(&below)).map(|(name, _)| name.clone()));
+        doomed.extend(
+            self.entries
+                .range(below.clone()..)
+                .take_while(|(name, _)| name.starts_with(&below))
+                .map(|(name, _)| name.clone()),
+        );
         for name in &doomed {
             if let Some(entry) = self.entries.remove(name)
                 && matches!(entry.kind, Kind::File { .. })
@@ -242,7 +262,8 @@ impl Unpacking<'_> {
     /// The file `name` goes; the first of its other names, if there is one, becomes the file.
     fn inherit(&mut self, name: &[u8], file: Entry) {
         let is_link = |entry: &Entry| matches!(&entry.kind, Kind::Hardlink { target } if target == name);
-        let links: Vec<Vec<u8>> = self.entries.iter().filter(|(_, entry)| is_link(entry)).map(|(path, _)| path.clone()).collect();
+        let links: Vec<Vec<u8>> =
+            self.entries.iter().filter(|(_, entry)| is_link(entry)).map(|(path, _)| path.clone()).collect();
         let Some((heir, others)) = links.split_first() else { return };
         for other in others {
             if let Some(entry) = self.entries.get_mut(other) {
@@ -253,7 +274,11 @@ impl Unpacking<'_> {
     }
 
     fn file<R: std::io::Read>(&mut self, path: &[u8], size: u64, reader: &mut TarReader<R>) -> Result<Kind> {
-        let io = |source| Error::Io { action: "write", path: String::from_utf8_lossy(path).into_owned().into(), source };
+        let io = |source| Error::Io {
+            action: "write",
+            path: String::from_utf8_lossy(path).into_owned().into(),
+            source,
+        };
         let Reply::File(fd) = self.perform(Op::File(path.to_vec()))? else {
             return Err(io(std::io::Error::other("the authority gave no file")));
         };
@@ -277,7 +302,10 @@ impl Unpacking<'_> {
         } else {
             // Nobody but root makes devices: an empty file keeps the place, the index keeps the truth.
             self.perform(Op::File(path.to_vec()))?;
-            self.degraded.push(Degradation { path: String::from_utf8_lossy(path).into_owned(), what: "device".to_owned() });
+            self.degraded.push(Degradation {
+                path: String::from_utf8_lossy(path).into_owned(),
+                what: "device".to_owned(),
+            });
         }
         Ok(if kind == CHARACTER_DEVICE { Kind::CharDevice(device) } else { Kind::BlockDevice(device) })
     }
@@ -298,7 +326,8 @@ impl Unpacking<'_> {
         match &entry.kind {
             Kind::Directory { .. } | Kind::Whiteout => Err(Error::layer(&path, "a hard link to a directory")),
             Kind::Hardlink { .. } | Kind::File { .. } => {
-                let target = if let Kind::Hardlink { target } = &entry.kind { target.clone() } else { resolved };
+                let target =
+                    if let Kind::Hardlink { target } = &entry.kind { target.clone() } else { resolved };
                 self.perform(Op::Link(path.clone(), target.clone()))?;
                 self.entries.insert(path, Entry { kind: Kind::Hardlink { target }, ..entry });
                 Ok(())
@@ -326,13 +355,21 @@ impl Unpacking<'_> {
         };
         let mut from = layer.open_file(self.authority, &source)?;
         let entry = entry.clone();
-        let io = |source| Error::Io { action: "copy", path: String::from_utf8_lossy(&path).into_owned().into(), source };
+        let io = |source| Error::Io {
+            action: "copy",
+            path: String::from_utf8_lossy(&path).into_owned().into(),
+            source,
+        };
         let Reply::File(fd) = self.perform(Op::File(path.clone()))? else {
             return Err(io(std::io::Error::other("the authority gave no file")));
         };
         let copied = std::io::copy(&mut from, &mut std::fs::File::from(fd)).map_err(io)?;
         if copied != size {
-            return Err(Error::SizeMismatch { what: String::from_utf8_lossy(&source).into_owned(), expected: size, actual: copied });
+            return Err(Error::SizeMismatch {
+                what: String::from_utf8_lossy(&source).into_owned(),
+                expected: size,
+                actual: copied,
+            });
         }
         self.stamp(&path, &entry)?;
         self.entries.insert(path, entry);
@@ -358,7 +395,13 @@ impl Unpacking<'_> {
                 }
             }
         }
-        let directories: Vec<_> = self.entries.iter().filter(|(path, entry)| entry.is_directory() && !path.is_empty()).rev().map(|(path, entry)| (path.clone(), entry.clone())).collect();
+        let directories: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(path, entry)| entry.is_directory() && !path.is_empty())
+            .rev()
+            .map(|(path, entry)| (path.clone(), entry.clone()))
+            .collect();
         for (path, entry) in directories {
             self.stamp(&path, &entry)?;
         }

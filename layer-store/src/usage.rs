@@ -92,7 +92,8 @@ impl Store {
             if let Some(known) = sizes.get(key.as_str()) {
                 return Ok(*known);
             }
-            let known = self.find_layer(key)?.map_or((0, 0), |layer| (layer.index().size(), layer.index().allocated));
+            let known =
+                self.find_layer(key)?.map_or((0, 0), |layer| (layer.index().size(), layer.index().allocated));
             sizes.insert(key.as_str().to_owned(), known);
             Ok(known)
         };
@@ -143,8 +144,18 @@ impl Store {
             usage.cache.push(CacheUsage { id, step: record.step, size, shared, made: record.made });
         }
         usage.images_size = needed.total();
-        let kept: u64 = needed.layers.iter().filter(|(key, _)| pinned.layers.contains_key(*key)).map(|(_, size)| size).sum::<u64>()
-            + needed.blobs.iter().filter(|(key, _)| pinned.blobs.contains_key(*key)).map(|(_, size)| size).sum::<u64>();
+        let kept: u64 = needed
+            .layers
+            .iter()
+            .filter(|(key, _)| pinned.layers.contains_key(*key))
+            .map(|(_, size)| size)
+            .sum::<u64>()
+            + needed
+                .blobs
+                .iter()
+                .filter(|(key, _)| pinned.blobs.contains_key(*key))
+                .map(|(_, size)| size)
+                .sum::<u64>();
         usage.images_reclaimable = usage.images_size.saturating_sub(kept);
         usage.cache_size = only_cache.values().sum();
         for record in containers {

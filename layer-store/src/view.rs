@@ -40,7 +40,10 @@ impl View {
                 Some(entry) => !matches!(entry.kind, Kind::Directory { opaque: false }),
                 None => false,
             });
-            let emptied = matches!(entries.get(b"".as_slice()), Some(Entry { kind: Kind::Directory { opaque: true }, .. }));
+            let emptied = matches!(
+                entries.get(b"".as_slice()),
+                Some(Entry { kind: Kind::Directory { opaque: true }, .. })
+            );
             if hidden || emptied {
                 return None;
             }
@@ -147,7 +150,9 @@ fn range<'a>(
             let path = path.clone();
             move |(name, _)| name.starts_with(&path)
         })
-        .filter(move |(name, _)| path.is_empty() || name.len() == path.len() || name.get(path.len()) == Some(&b'/'))
+        .filter(move |(name, _)| {
+            path.is_empty() || name.len() == path.len() || name.get(path.len()) == Some(&b'/')
+        })
 }
 
 fn remove_below<V>(map: &mut BTreeMap<Vec<u8>, V>, path: &[u8], itself: bool) {
@@ -160,7 +165,11 @@ fn remove_below<V>(map: &mut BTreeMap<Vec<u8>, V>, path: &[u8], itself: bool) {
     }
     let mut prefix = path.to_vec();
     prefix.push(b'/');
-    let doomed: Vec<_> = map.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix)).map(|(name, _)| name.clone()).collect();
+    let doomed: Vec<_> = map
+        .range(prefix.clone()..)
+        .take_while(|(name, _)| name.starts_with(&prefix))
+        .map(|(name, _)| name.clone())
+        .collect();
     for name in doomed {
         map.remove(&name);
     }

@@ -196,7 +196,9 @@ fn stamp(parents: &mut Parents<'_>, path: &[u8], stamp: &Stamp) -> Result<Reply,
         for (name, value) in &stamp.xattrs {
             match fs::setxattr(proc_path(&file).as_str(), name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => without.push(name.clone()),
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
+                    without.push(name.clone())
+                }
                 Err(errno) => return Err(errno),
             }
         }
@@ -288,7 +290,9 @@ fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(V
         }
     };
     let mut found = Vec::new();
-    for name in list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in
+        list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty())
+    {
         let mut value = vec![0_u8; XATTR_LIMIT];
         match fs::getxattr(path.as_str(), name, value.as_mut_slice()) {
             Ok(length) => {
@@ -323,7 +327,12 @@ fn remove(dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> io::Result<()> {
     if depth > DEPTH_LIMIT {
         return Err(io::Error::other("the tree is too deep"));
     }
-    let path = fs::openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let path = fs::openat(
+        dir,
+        name,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     // A directory without write or search bits hides its content even from the owner.
     if fs::fstat(&path)?.st_mode & 0o700 != 0o700 {
         fs::chmod(proc_path(&path).as_str(), Mode::RWXU)?;

@@ -128,7 +128,8 @@ impl<'a> Reader<'a> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Read<Index> {
-    let (body, sum) = bytes.len().checked_sub(SUM).and_then(|at| bytes.split_at_checked(at)).ok_or("it is too short")?;
+    let (body, sum) =
+        bytes.len().checked_sub(SUM).and_then(|at| bytes.split_at_checked(at)).ok_or("it is too short")?;
     let mut digester = Digester::new(image_core::Algorithm::Sha256);
     digester.update(body);
     if digester.finish().as_bytes() != sum {
@@ -139,7 +140,10 @@ pub(super) fn decode(bytes: &[u8]) -> Read<Index> {
         return Err("it is no index of a known version");
     }
     let packed = reader.byte()? & 1 == 1;
-    let diff_id = std::str::from_utf8(reader.text()?).ok().and_then(|text| text.parse().ok()).ok_or("its diff ID is malformed")?;
+    let diff_id = std::str::from_utf8(reader.text()?)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or("its diff ID is malformed")?;
     let allocated = reader.number()?;
     let count = reader.number()?;
     let mut entries: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
