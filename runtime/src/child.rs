@@ -73,14 +73,12 @@ impl Child {
     /// [`Child::wait`] without a thread. Dropping the future changes nothing.
     #[cfg(feature = "tokio")]
     pub(crate) async fn wait_async(&self) -> Result<Exit, Error> {
-        use tokio::io::Interest;
-        use tokio::io::unix::AsyncFd;
         if let Some(exit) = self.try_wait()? {
             return Ok(exit);
         }
         let failed = |error: std::io::Error| self.failed("epoll_ctl", Errno::of(&error));
         let copy = self.pidfd.try_clone().map_err(failed)?;
-        let watched = AsyncFd::register_with_interest(copy, Interest::READABLE).map_err(|error| failed(error.into()))?;
+        let watched = sys::watch(copy).map_err(failed)?;
         loop {
             let mut ready = watched.readable().await.map_err(failed)?;
             if let Some(exit) = self.try_wait()? {

@@ -45,6 +45,9 @@ impl Helper {
                 _ => failure,
             }
         })?;
+        // Above CONTROL, which the new process puts in place before it executes this file by its number.
+        let file = rustix::io::fcntl_dupfd_cloexec(&file, CONTROL + 1)
+            .map_err(|errno| Error::host_call(Phase::Launch, "fcntl", "the helper program", errno))?;
         Ok(Self { file: Arc::new(file) })
     }
 

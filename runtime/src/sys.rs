@@ -2,6 +2,10 @@
 
 mod process;
 mod spawn;
+#[cfg(feature = "tokio")]
+mod watch;
 
 pub(crate) use process::{Reaped, exit_info, reap, send_signal};
 pub(crate) use spawn::spawn;
+#[cfg(feature = "tokio")]
+pub(crate) use watch::watch;

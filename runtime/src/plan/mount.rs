@@ -48,7 +48,8 @@ pub(super) fn attach(
     let args = [mount.into(), empty.into(), target.into(), empty.into(), MOVE_MOUNT_EMPTY_PATHS.into()];
     let pending = asm.call("move_mount", libc::SYS_move_mount, &args, what.to_owned());
     if let Some(label) = wrong_kind {
-        let _ = pending.on(libc::ENOTDIR, label);
+        // The kernel's word for a directory that meets a file.
+        let _ = pending.on(libc::EINVAL, label).on(libc::ENOTDIR, label);
     }
 }
 
