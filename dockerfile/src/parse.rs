@@ -159,7 +159,7 @@ impl<'a> Parser<'a> {
                 continue;
             }
             // Ends the block of directives.
-            let _ = self.reader.line(line);
+            drop(self.reader.line(line));
             let (first, continues) = continuation(line, self.escape);
             if !continues && first.is_empty() {
                 self.item(ItemKind::Blank, start);

@@ -84,7 +84,7 @@ impl MountSpec {
     }
 
     /// Reads all fields, whose values `expand` expands.
-    pub(crate) fn read<E: std::convert::From<Refusal>>(
+    pub(crate) fn read<E: From<Refusal>>(
         text: &str,
         mut expand: impl FnMut(&str) -> Result<String, E>,
     ) -> Result<Self, E> {

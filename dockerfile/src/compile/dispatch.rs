@@ -1,0 +1,421 @@
+//! Instructions one by one: what each does to its stage.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use image_core::{ContainerConfig, Healthcheck};
+
+use super::node::{Node, Seen, Task};
+use super::{Refusal, Work};
+use crate::error::{Diagnostic, ErrorKind};
+use crate::expand::{Expander, Variables};
+use crate::instruction::{Arg, Command, Health, Kind, Pair};
+use crate::limits::{MAX_DIAGNOSTICS, MAX_PLAN_TEXT};
+use crate::plan::{FileAction, Files, HistoryEntry, Input, Mkdir, Op, Owner, StepIndex};
+use crate::quote::{duration, quote, quote_list};
+use crate::{Origin, lint, path, suggest};
+
+impl<'a> Work<'a> {
+    /// Compiles every stage that is needed, in the order of the file.
+    pub(super) fn dispatch_all(&mut self, needed: &[bool]) {
+        for index in 0..self.nodes.all.len() {
+            let mut node = self.nodes.take(index);
+            let wanted = self.options.all_stages || needed.get(index) == Some(&true);
+            if !wanted || node.dispatched {
+                self.nodes.put(index, node);
+                continue;
+            }
+            if let Some(base) = node.base.and_then(|base| self.nodes.get(base)) {
+                node.inherit(base);
+            }
+            node.dispatched = true;
+            if let Err((kind, hint)) = self.stage(&mut node) {
+                self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
+            }
+            self.nodes.put(index, node);
+        }
+    }
+
+    fn stage(&mut self, node: &mut Node<'a>) -> Result<(), Refusal> {
+        let size = node.config.labels.len() + node.config.env.len() + node.config.exposed_ports.len();
+        self.spend(size * 16)?;
+        node.begin();
+        if node.dir.is_empty() {
+            "/".clone_into(&mut node.dir);
+        }
+        if !node.config.working_dir.is_empty() {
+            let dir = node.config.working_dir.clone();
+            set_dir(node, &dir)?;
+        }
+        if !node.config.user.is_empty() {
+            node.user = node.config.user.clone();
+        }
+        if let Some(reference) = node.reference.clone().filter(|_| node.root != Input::Empty && node.total > 0) {
+            let name = self.progress(node, false, &format!("FROM {}", reference.canonical()));
+            self.steps.name(node.root, name, node.ordinal, node.total);
+        }
+        for task in std::mem::take(&mut node.tasks) {
+            if let Err((kind, hint)) = self.instruction(node, &task)
+                && self.errors.len() < MAX_DIAGNOSTICS
+            {
+                let at = &task.instruction;
+                self.errors.push(Diagnostic::new(kind, at.span, at.lines).hint(hint));
+            }
+            node.tasks.push(task);
+        }
+        Ok(())
+    }
+
+    fn instruction(&mut self, node: &mut Node<'a>, task: &Task<'a>) -> Result<(), Refusal> {
+        match &task.instruction.kind {
+            Kind::From(_) => {}
+            Kind::Arg(args) => self.arg(node, task, args)?,
+            Kind::Env(pairs) => {
+                let pairs = self.pairs(node, task, pairs)?;
+                let mut text = String::from("ENV");
+                for (name, value) in pairs {
+                    self.lint_secret(task, "ENV", &name);
+                    text.push_str(&format!(" {name}={value}"));
+                    node.env.set(name.as_str(), value.as_str(), Origin::Env);
+                    set_env(&mut Arc::make_mut(&mut node.config).env, &name, &value);
+                }
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Label(pairs) => {
+                let pairs = self.pairs(node, task, pairs)?;
+                let mut text = String::from("LABEL");
+                for (name, value) in pairs {
+                    text.push_str(&format!(" {name}={value}"));
+                    Arc::make_mut(&mut node.config).labels.insert(name, value);
+                }
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Run(run) => self.run_step(node, task, run)?,
+            Kind::Copy(transfer) | Kind::Add(transfer) => self.transfer(node, task, transfer)?,
+            Kind::Cmd(command) => {
+                self.once(task, &mut node.cmd);
+                let args = self.command(node, task, command);
+                let text = format!("CMD {}", quote_list(&args));
+                let config = Arc::make_mut(&mut node.config);
+                config.cmd = (!args.is_empty()).then_some(args);
+                config.args_escaped = true;
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Entrypoint(command) => {
+                self.once(task, &mut node.entrypoint);
+                let args = self.command(node, task, command);
+                let text = format!("ENTRYPOINT {}", quote_list(&args));
+                let config = Arc::make_mut(&mut node.config);
+                config.entrypoint = (!args.is_empty()).then_some(args);
+                if node.cmd.0.is_none() {
+                    config.cmd = None;
+                }
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Workdir(dir) => self.workdir(node, task, dir)?,
+            Kind::User(user) => {
+                let user = self.expand(node, task, user)?;
+                Arc::make_mut(&mut node.config).user.clone_from(&user);
+                node.user.clone_from(&user);
+                self.commit(node, task, format!("USER {user}"), None)?;
+            }
+            Kind::Volume(paths) => {
+                let mut expanded = Vec::with_capacity(paths.len());
+                for path in paths {
+                    expanded.push(self.expand(node, task, path)?);
+                }
+                if expanded.iter().any(String::is_empty) {
+                    return Err(value("VOLUME specified can not be an empty string"));
+                }
+                let text = format!("VOLUME [{}]", expanded.join(" "));
+                Arc::make_mut(&mut node.config).volumes.extend(expanded);
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Expose(words) => {
+                let ports = self.ports(node, task, words)?;
+                let text = format!("EXPOSE [{}]", ports.join(" "));
+                Arc::make_mut(&mut node.config).exposed_ports.extend(ports);
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Healthcheck(health) => {
+                self.once(task, &mut node.health);
+                let (check, text) = healthcheck(health);
+                Arc::make_mut(&mut node.config).healthcheck = Some(check);
+                self.commit(node, task, text, None)?;
+            }
+            Kind::Onbuild(trigger) => Arc::make_mut(&mut node.config).on_build.push(trigger.clone()),
+            Kind::Shell(words) => {
+                Arc::make_mut(&mut node.config).shell.clone_from(words);
+                self.commit(node, task, format!("SHELL [{}]", words.join(" ")), None)?;
+            }
+            Kind::Stopsignal(signal) => {
+                let signal = self.expand(node, task, signal)?;
+                if !is_signal(&signal) {
+                    return Err(value(format!("invalid signal: {signal}")));
+                }
+                Arc::make_mut(&mut node.config).stop_signal.clone_from(&signal);
+                self.commit(node, task, format!("STOPSIGNAL {signal}"), None)?;
+            }
+            Kind::Maintainer(name) => {
+                node.author = Some(name.clone());
+                self.commit(node, task, format!("MAINTAINER {name}"), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn arg(&mut self, node: &mut Node<'a>, task: &Task<'a>, args: &[Arg]) -> Result<(), Refusal> {
+        let mut text = String::from("ARG");
+        for arg in args {
+            self.lint_secret(task, "ARG", &arg.name);
+            let found = if let Some(given) = self.build_args.get(&arg.name) {
+                Some(given.clone())
+            } else if let Some(default) = &arg.default {
+                Some(self.expand(node, task, default)?)
+            } else {
+                self.globals.value(&arg.name).map(str::to_owned)
+            };
+            text.push(' ');
+            text.push_str(&arg.name);
+            if let Some(found) = &found {
+                text.push('=');
+                text.push_str(found);
+                if !matches!(arg.name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE") {
+                    node.env.set(arg.name.as_str(), found.as_str(), Origin::Arg);
+                }
+            }
+            let declared = Arc::make_mut(&mut node.args);
+            match declared.iter_mut().find(|(name, _)| *name == arg.name) {
+                Some(entry) => entry.1 = found,
+                None => declared.push((arg.name.clone(), found)),
+            }
+        }
+        self.commit(node, task, text, None)
+    }
+
+    fn workdir(&mut self, node: &mut Node<'a>, task: &Task<'a>, written: &str) -> Result<(), Refusal> {
+        let dir = self.expand(node, task, written)?;
+        if !node.workdir_set && !path::is_absolute(&dir, node.os()) {
+            self.lint(task, &lint::WORKDIR_RELATIVE_PATH, || {
+                format!("Relative workdir {} can have unexpected results if the base image changes", quote(&dir))
+            });
+        }
+        node.workdir_set = true;
+        set_dir(node, &dir)?;
+        let text = format!("WORKDIR {}", node.dir);
+        if node.dir == "/" {
+            return self.commit(node, task, text, None);
+        }
+        let owner = (!node.config.user.is_empty()).then(|| Owner::parse(&node.config.user));
+        let mkdir = FileAction::Mkdir(Mkdir { path: path::clean_dest(&node.dir).trim_end_matches('/').to_owned(), mode: 0o755, owner });
+        let op = Op::Files(Files { actions: vec![mkdir], link: false, ignore_cache: false });
+        let shown = self.shown(node, &task.instruction.text, false);
+        let step = self.step(node, task, op, &shown);
+        self.commit(node, task, text, Some(step))
+    }
+
+    fn pairs(&mut self, node: &mut Node<'a>, task: &Task<'a>, pairs: &[Pair]) -> Result<Vec<(String, String)>, Refusal> {
+        let mut done = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let name = self.expand(node, task, &pair.name)?;
+            done.push((name, self.expand(node, task, &pair.value)?));
+        }
+        if pairs.iter().any(|pair| pair.legacy) {
+            let word = &task.instruction.keyword;
+            self.lint(task, &lint::LEGACY_KEY_VALUE_FORMAT, || {
+                format!("\"{word} key=value\" should be used instead of legacy \"{word} key value\" format")
+            });
+        }
+        Ok(done)
+    }
+
+    fn command(&mut self, node: &Node<'a>, task: &Task<'a>, command: &Command) -> Vec<String> {
+        if matches!(command, Command::Shell(_)) && node.config.shell.is_empty() {
+            let word = &task.instruction.keyword;
+            self.lint(task, &lint::JSON_ARGS_RECOMMENDED, || {
+                format!("JSON arguments recommended for {word} to prevent unintended behavior related to OS signals")
+            });
+        }
+        match command {
+            Command::Exec(words) => words.clone(),
+            Command::Shell(text) => with_shell(node, text),
+        }
+    }
+
+    fn once(&mut self, task: &Task<'a>, seen: &mut Seen) {
+        if let Some(lines) = seen.0.replace(task.instruction.lines) {
+            let word = &task.instruction.keyword;
+            self.linter.report(&lint::MULTIPLE_INSTRUCTIONS_DISALLOWED, lines, &task.instruction.comments, || {
+                format!("Multiple {word} instructions should not be used in the same stage because only the last one will be used")
+            });
+        }
+    }
+
+    /// Expands a word with the stage's variables.
+    pub(super) fn expand(&mut self, node: &Node<'a>, task: &Task<'a>, word: &str) -> Result<String, Refusal> {
+        self.expand_by(self.expander, node, task, word)
+    }
+
+    pub(super) fn expand_by(&mut self, rules: Expander, node: &Node<'a>, task: &Task<'a>, word: &str) -> Result<String, Refusal> {
+        let found = rules
+            .word(word, &node.env)
+            .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause }, None))?;
+        self.spend(found.text.len())?;
+        for name in &found.unmatched {
+            if node.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
+                continue;
+            }
+            let hint = suggest::nearest(name, node.env.names_by_age());
+            self.lint(task, &lint::UNDEFINED_VAR, || match hint {
+                Some(hint) => format!("Usage of undefined variable '${name}' (did you mean ${hint}?)"),
+                None => format!("Usage of undefined variable '${name}'"),
+            });
+        }
+        Ok(found.text.into_owned())
+    }
+
+    pub(super) fn lint(&mut self, task: &Task<'a>, rule: &lint::Rule, message: impl FnOnce() -> String) {
+        self.linter.report(rule, task.instruction.lines, &task.instruction.comments, message);
+    }
+
+    fn lint_secret(&mut self, task: &Task<'a>, keyword: &str, name: &str) {
+        const DENY: [&str; 10] =
+            ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+        let lower = name.to_ascii_lowercase();
+        let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+        if has(&DENY) && !has(&["public", "file", "version"]) {
+            self.lint(task, &lint::SECRETS_USED_IN_ARG_OR_ENV, || {
+                format!("Do not use ARG or ENV instructions for sensitive data ({keyword} {})", quote(name))
+            });
+        }
+    }
+
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.text += bytes;
+        if self.text > MAX_PLAN_TEXT {
+            return Err((ErrorKind::Limit { what: "the text of the plan", limit: MAX_PLAN_TEXT }, None));
+        }
+        Ok(())
+    }
+
+    /// Adds a history entry.
+    pub(super) fn commit(&mut self, node: &mut Node<'a>, task: &Task<'a>, created_by: String, step: Option<StepIndex>) -> Result<(), Refusal> {
+        self.spend(created_by.len())?;
+        node.history.push(HistoryEntry { created_by, step, lines: task.instruction.lines });
+        Ok(())
+    }
+
+    /// Adds a step over the stage's root, which it becomes.
+    pub(super) fn step(&mut self, node: &mut Node<'a>, task: &Task<'a>, op: Op, shown: &str) -> StepIndex {
+        let name = self.progress(node, task.onbuild, shown);
+        let at = &task.instruction;
+        let step = self.steps.add(op, node.root, at.span, at.lines);
+        self.steps.describe(step, node.stage.map(|stage| stage.number), task.onbuild);
+        self.steps.name(Input::Step(step), name, node.ordinal, node.total);
+        node.root = Input::Step(step);
+        step
+    }
+
+    fn progress(&self, node: &mut Node<'a>, onbuild: bool, text: &str) -> String {
+        node.ordinal += 1;
+        let mut out = String::from("[");
+        if self.options.multi_platform && let Some(platform) = &node.platform {
+            out.push_str(&format!("{platform} "));
+        }
+        if !node.title.is_empty() {
+            out.push_str(&format!("{} ", node.title));
+        }
+        let width = node.total.to_string().len();
+        out.push_str(&format!("{:>width$}/{}] ", node.ordinal, node.total));
+        if onbuild {
+            out.push_str("ONBUILD ");
+        }
+        out + text
+    }
+
+    /// An instruction's text with its variables, for progress.
+    pub(super) fn shown(&self, node: &Node<'a>, text: &str, raw: bool) -> String {
+        let rules = Expander { raw_quotes: raw, keep_unset: raw, ..self.expander };
+        let text = if text.contains('$') {
+            rules.word(text, &node.env).map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
+        } else {
+            text.to_owned()
+        };
+        match text.split_once(' ') {
+            Some((word, rest)) => format!("{} {rest}", word.to_uppercase()),
+            None => text.to_uppercase(),
+        }
+    }
+}
+
+/// A refused value.
+pub(super) fn value(text: impl Into<String>) -> Refusal {
+    (ErrorKind::Value(text.into()), None)
+}
+
+/// The stage's shell in front of a command.
+pub(super) fn with_shell(node: &Node<'_>, text: &str) -> Vec<String> {
+    let mut args = if !node.config.shell.is_empty() {
+        node.config.shell.clone()
+    } else if node.image_platform.os == "windows" {
+        ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
+    } else {
+        ["/bin/sh", "-c"].map(str::to_owned).to_vec()
+    };
+    args.push(text.to_owned());
+    args
+}
+
+fn set_dir(node: &mut Node<'_>, dir: &str) -> Result<(), Refusal> {
+    let os = node.os().to_owned();
+    let dir = path::normalize(&node.config.working_dir, dir, &os, false).map_err(value)?;
+    node.dir.clone_from(&dir);
+    let config: &mut ContainerConfig = Arc::make_mut(&mut node.config);
+    config.working_dir = if os == "windows" { dir.replace('/', "\\") } else { dir };
+    Ok(())
+}
+
+fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+    let entry = format!("{name}={value}");
+    match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
+        Some(known) => *known = entry,
+        None => env.push(entry),
+    }
+}
+
+fn healthcheck(health: &Health) -> (Healthcheck, String) {
+    let mut check = Healthcheck::default();
+    check.test.clone_from(&health.test);
+    check.interval = health.interval;
+    check.timeout = health.timeout;
+    check.start_period = health.start_period;
+    check.start_interval = health.start_interval;
+    check.retries = health.retries;
+    let text = format!(
+        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        health.test.join(" "),
+        duration(health.interval),
+        duration(health.timeout),
+        duration(health.start_period),
+        duration(health.start_interval),
+        health.retries
+    );
+    (check, text)
+}
+
+/// A number other than 0, or a name of Linux with or without SIG.
+fn is_signal(text: &str) -> bool {
+    const NAMES: &str = " ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT STOP \
+                         SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX ";
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
+    }
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |prefix: &str, most: u32| {
+        name.strip_prefix(prefix).filter(|text| !text.starts_with(['0', '+'])).and_then(|text| text.parse::<u32>().ok())
+            .is_some_and(|offset| (1..=most).contains(&offset))
+    };
+    let known: BTreeSet<&str> = NAMES.split_ascii_whitespace().collect();
+    known.contains(name) || offset("RTMIN+", 15) || offset("RTMAX-", 14)
+}

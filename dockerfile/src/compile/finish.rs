@@ -1,0 +1,180 @@
+//! Steps as they are made, and what is left of them when the target is known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Work;
+use crate::plan::{Base, ContextSource, CopySource, FileAction, Input, MountKind, Op, Plan, PlanStage, Step, StepIndex};
+use crate::source::{Lines, Span};
+
+/// All steps of a compilation, also those that the target turns out not to need.
+#[derive(Default)]
+pub(super) struct Steps {
+    all: Vec<Step>,
+    sources: BTreeMap<String, StepIndex>,
+}
+
+impl Steps {
+    pub(super) fn add(&mut self, op: Op, root: Input, span: Span, lines: Lines) -> StepIndex {
+        let index = self.all.len();
+        let (name, onbuild) = (String::new(), false);
+        self.all.push(Step { index, stage: None, ordinal: 0, total: 0, name, span, lines, onbuild, root, op });
+        index
+    }
+
+    /// A source, once for all who read it.
+    pub(super) fn source(&mut self, op: Op, span: Span, lines: Lines) -> StepIndex {
+        let (key, name) = match &op {
+            Op::Image(image) => (format!("image {} {}", image.reference, image.platform), image.reference.canonical()),
+            Op::Http(http) => (format!("{http:?}"), http.url.clone()),
+            Op::Git(git) => (format!("{git:?}"), git.remote.clone()),
+            Op::Context(context) => (format!("context {:?}", context.name), "load build context".to_owned()),
+            _ => (String::new(), String::new()),
+        };
+        if let Some(known) = self.sources.get(&key) {
+            return *known;
+        }
+        let index = self.add(op, Input::Empty, span, lines);
+        self.sources.insert(key, index);
+        self.name(Input::Step(index), format!("[internal] {name}"), 0, 0);
+        index
+    }
+
+    pub(super) fn context(&mut self, span: Span, lines: Lines) -> StepIndex {
+        self.source(Op::Context(ContextSource { name: None, paths: Vec::new() }), span, lines)
+    }
+
+    pub(super) fn name(&mut self, step: Input, name: String, ordinal: u32, total: u32) {
+        if let Some(step) = step.step().and_then(|step| self.all.get_mut(step)) {
+            (step.name, step.ordinal, step.total) = (name, ordinal, total);
+        }
+    }
+
+    pub(super) fn describe(&mut self, step: StepIndex, stage: Option<usize>, onbuild: bool) {
+        if let Some(step) = self.all.get_mut(step) {
+            (step.stage, step.onbuild) = (stage, onbuild);
+        }
+    }
+}
+
+impl Work<'_> {
+    /// The plan: what the target needs of all that was compiled.
+    pub(super) fn finish(mut self, target: usize, needed: &[bool]) -> Plan {
+        let steps = std::mem::take(&mut self.steps.all);
+        let mut keep = vec![false; steps.len()];
+        let mut open: Vec<StepIndex> = self.nodes.get(target).and_then(|node| node.root.step()).into_iter().collect();
+        while let Some(index) = open.pop() {
+            if let (Some(slot), Some(step)) = (keep.get_mut(index), steps.get(index))
+                && !std::mem::replace(slot, true)
+            {
+                open.extend(step.inputs());
+            }
+        }
+        let mut place = Vec::with_capacity(keep.len());
+        let mut count = 0;
+        for kept in &keep {
+            place.push(kept.then_some(count));
+            count += usize::from(*kept);
+        }
+        let moved = |step: StepIndex| place.get(step).copied().flatten();
+        let input = |old: Input| match old {
+            Input::Empty => Input::Empty,
+            Input::Step(step) => moved(step).map_or(Input::Empty, Input::Step),
+        };
+        // Stages whose files nobody reads have no place in the plan, unless the target is built from them.
+        let mut chain = vec![target];
+        while let Some(base) = chain.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.base) {
+            chain.push(base);
+        }
+        let mut stage_place = BTreeMap::new();
+        let mut number_place = BTreeMap::new();
+        for (index, node) in self.nodes.all.iter().enumerate() {
+            let read = node.root.step().is_some_and(|step| moved(step).is_some());
+            if let Some(stage) = node.stage
+                && (chain.contains(&index) || (needed.get(index) == Some(&true) && read))
+            {
+                number_place.insert(stage.number, stage_place.len());
+                stage_place.insert(index, stage_place.len());
+            }
+        }
+        let mut plan_steps = Vec::with_capacity(count);
+        for mut step in steps {
+            let Some(index) = moved(step.index) else { continue };
+            step.index = index;
+            step.stage = step.stage.and_then(|number| number_place.get(&number).copied());
+            step.root = input(step.root);
+            match &mut step.op {
+                Op::Exec(exec) => {
+                    for mount in &mut exec.mounts {
+                        if let MountKind::Bind { from, .. } | MountKind::Cache { from, .. } = &mut mount.kind {
+                            *from = input(*from);
+                        }
+                    }
+                }
+                Op::Files(files) => {
+                    for action in &mut files.actions {
+                        if let FileAction::Copy(copy) = action
+                            && let CopySource::Tree(from) = &mut copy.from
+                        {
+                            *from = input(*from);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            plan_steps.push(step);
+        }
+        let mut stages = Vec::with_capacity(stage_place.len());
+        for (index, mut node) in std::mem::take(&mut self.nodes.all).into_iter().enumerate() {
+            let (true, Some(stage)) = (stage_place.contains_key(&index), node.stage) else { continue };
+            for entry in &mut node.history {
+                entry.step = entry.step.and_then(moved);
+            }
+            let base = match (node.base.and_then(|base| stage_place.get(&base)), node.plan_base) {
+                (Some(place), _) => Base::Stage(*place),
+                (None, Some(Base::Image { reference, step })) => Base::Image { reference, step: step.and_then(moved) },
+                (None, Some(Base::Context { step })) => moved(step).map_or(Base::Scratch, |step| Base::Context { step }),
+                _ => Base::Scratch,
+            };
+            let mut config = Arc::unwrap_or_clone(node.config);
+            let mut image_platform = node.image_platform;
+            if index == target {
+                config.labels.extend(self.options.labels.clone());
+                if let Some(asked) = &self.options.platform {
+                    let same = asked.os == image_platform.os && asked.architecture == image_platform.architecture;
+                    let old = std::mem::replace(&mut image_platform, asked.clone());
+                    if same {
+                        image_platform.variant = image_platform.variant.or(old.variant);
+                        image_platform.os_version = image_platform.os_version.or(old.os_version);
+                    }
+                    if image_platform.os_features.is_empty() {
+                        image_platform.os_features = old.os_features;
+                    }
+                }
+                image_platform = image_platform.normalised();
+            }
+            stages.push(PlanStage {
+                number: stage.number,
+                name: stage.from.name.clone(),
+                platform: node.platform.unwrap_or_else(|| self.options.build_platform.clone()),
+                base,
+                root: input(node.root),
+                config,
+                author: node.author,
+                history: node.history,
+                base_image: node.base_image,
+                image_platform,
+                span: node.span,
+                lines: node.lines,
+            });
+        }
+        Plan {
+            platform: self.options.platform.clone().unwrap_or_else(|| self.options.build_platform.clone()),
+            steps: plan_steps,
+            stages,
+            target: stage_place.get(&target).copied().unwrap_or(0),
+            warnings: std::mem::take(&mut self.linter.warnings),
+            epoch: self.epoch.take(),
+        }
+    }
+}

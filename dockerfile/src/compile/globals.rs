@@ -1,0 +1,347 @@
+//! What holds before the first stage: global ARGs, platform arguments, and the FROM lines that use them.
+
+use std::collections::BTreeSet;
+
+use image_core::{Platform, Reference};
+
+use super::node::Node;
+use super::Work;
+use crate::Env;
+use crate::Origin;
+use crate::error::{Diagnostic, Diagnostics, ErrorKind};
+use crate::expand::{Expansion, Variables};
+use crate::instruction::Kind;
+use crate::lint;
+use crate::plan::Epoch;
+use crate::quote::quote;
+use crate::suggest;
+use crate::syntax::{Instruction, Stage};
+
+impl<'a> Work<'a> {
+    /// The rules that look at the file as a whole.
+    pub(super) fn lint_file(&mut self) {
+        for finding in &self.file.findings {
+            let instruction = finding.instruction.and_then(|index| self.file.instructions.get(index));
+            self.linter.finding(finding, instruction.map_or(&[], |one| &one.comments));
+        }
+        let mut names = BTreeSet::new();
+        for stage in self.file.stages() {
+            let Some(name) = &stage.from.name else { continue };
+            if matches!(name.as_str(), "scratch" | "context") {
+                self.linter.report(&lint::RESERVED_STAGE_NAME, stage.instruction.lines, &[], || {
+                    format!("Stage name should not use the same name as reserved stage {}", quote(name))
+                });
+            }
+            if !names.insert(name) {
+                self.linter.report(&lint::DUPLICATE_STAGE_NAME, stage.instruction.lines, &[], || {
+                    format!("Duplicate stage name {}, stage names should be unique", quote(name))
+                });
+            }
+        }
+        self.lint_casing();
+    }
+
+    fn lint_casing(&mut self) {
+        let is_lower = |word: &str| !word.bytes().any(|byte| byte.is_ascii_uppercase());
+        let is_upper = |word: &str| !word.bytes().any(|byte| byte.is_ascii_lowercase());
+        let skip = self.file.globals().len();
+        let instructions = self.file.instructions.get(skip..).unwrap_or(&[]);
+        let (mut lower, mut upper) = (0, 0);
+        for instruction in instructions {
+            lower += usize::from(is_lower(&instruction.keyword));
+            upper += usize::from(is_upper(&instruction.keyword) && !is_lower(&instruction.keyword));
+        }
+        for instruction in instructions {
+            let word = &instruction.keyword;
+            let (fits, want) =
+                if lower > upper { (is_lower(word), "lowercase") } else { (is_upper(word), "uppercase") };
+            if !fits {
+                self.linter.report(&lint::CONSISTENT_INSTRUCTION_CASING, instruction.lines, &[], || {
+                    format!("Command '{word}' should match the case of the command majority ({want})")
+                });
+            }
+        }
+    }
+
+    /// Values of the platform arguments and the global ARGs.
+    pub(super) fn prepare_globals(&mut self) -> Result<(), Diagnostics> {
+        let build = &self.options.build_platform;
+        let target = self.options.platform.as_ref().unwrap_or(build);
+        let last = self.file.stages().last().and_then(|stage| stage.from.name.clone());
+        let stage = self.options.target.clone().or(last).filter(|name| !name.is_empty());
+        let mut args = Env::new();
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        for (name, value) in [
+            ("BUILDPLATFORM", format_platform(build)),
+            ("BUILDOS", build.os.clone()),
+            ("BUILDOSVERSION", text(&build.os_version)),
+            ("BUILDARCH", build.architecture.clone()),
+            ("BUILDVARIANT", text(&build.variant)),
+            ("TARGETPLATFORM", target.to_string()),
+            ("TARGETOS", target.os.clone()),
+            ("TARGETOSVERSION", text(&target.os_version)),
+            ("TARGETARCH", target.architecture.clone()),
+            ("TARGETVARIANT", text(&target.variant)),
+            ("TARGETSTAGE", stage.unwrap_or_else(|| "default".to_owned())),
+        ] {
+            let value = self.options.build_args.get(name).cloned().unwrap_or(value);
+            args.set(name, value, Origin::Arg);
+        }
+        if let Ok(defaults) = self.global_args(args.clone(), false) {
+            self.lint_default_bases(&defaults);
+        }
+        self.globals = self.global_args(args, true)?;
+        self.prepare_epoch()
+    }
+
+    fn global_args(&mut self, mut args: Env, with_build_args: bool) -> Result<Env, Diagnostics> {
+        for instruction in self.file.globals() {
+            let Kind::Arg(list) = &instruction.kind else { continue };
+            for arg in list {
+                let given = if with_build_args { self.options.build_args.get(&arg.name) } else { None };
+                let value = match (given, &arg.default) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, None) => None,
+                    (None, Some(default)) => {
+                        let value = self.expander.word(default, &args).map_err(|cause| {
+                            let kind = ErrorKind::Expand { word: quote(default), cause };
+                            Diagnostic::new(kind, instruction.span, instruction.lines)
+                        })?;
+                        Some(value.text.into_owned())
+                    }
+                };
+                if let Some(value) = value {
+                    self.spend(value.len()).map_err(|(kind, _)| at(kind, instruction))?;
+                    args.set(arg.name.as_str(), value, Origin::Arg);
+                }
+                if with_build_args {
+                    self.global_names.insert(arg.name.clone());
+                }
+            }
+        }
+        Ok(args)
+    }
+
+    /// Base names must make sense when no build argument is given.
+    fn lint_default_bases(&mut self, defaults: &Env) {
+        for stage in self.file.stages() {
+            let Ok(name) = self.expander.word(&stage.from.base, defaults) else { return };
+            if Reference::parse(&name.text).is_err() {
+                self.linter.report(&lint::INVALID_DEFAULT_ARG_IN_FROM, stage.instruction.lines, &[], || {
+                    format!("Default value for ARG {} results in empty or invalid base image name", stage.from.base)
+                });
+            }
+        }
+    }
+
+    fn prepare_epoch(&mut self) -> Result<(), Diagnostics> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let given = self.build_args.get(NAME).cloned();
+        let Some(value) = given.or_else(|| self.globals.value(NAME).filter(|value| !value.is_empty()).map(str::to_owned))
+        else {
+            return Ok(());
+        };
+        let mut seconds = None;
+        self.epoch = match value.parse::<i64>() {
+            _ if value.is_empty() => None,
+            Ok(number) => {
+                seconds = Some(number.to_string());
+                Some(Epoch::Seconds(number))
+            }
+            Err(_) if value == "context" => Some(Epoch::Context),
+            Err(_) if self.options.contexts.contains_key(&value) => Some(Epoch::NamedContext(value.clone())),
+            Err(_) => {
+                let stage = self
+                    .file
+                    .stages()
+                    .find(|stage| stage.from.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&value)));
+                let Some(stage) = stage else {
+                    return Err(Diagnostic::request(ErrorKind::Value(format!("invalid {NAME}: {value}"))).into());
+                };
+                check_epoch_stage(stage)?;
+                Some(Epoch::Stage(stage.number))
+            }
+        };
+        // Only a number is a value for the file's own use; what the others come to is known later.
+        match seconds {
+            Some(seconds) => {
+                if self.build_args.contains_key(NAME) {
+                    self.build_args.insert(NAME.to_owned(), seconds.clone());
+                }
+                if self.globals.get(NAME).is_some() {
+                    self.globals.set(NAME, seconds, Origin::Arg);
+                }
+            }
+            None => {
+                self.build_args.remove(NAME);
+                let mut rest = Env::new();
+                for name in self.globals.names_by_age() {
+                    if name != NAME {
+                        rest.set(name, self.globals.value(name).unwrap_or_default(), Origin::Arg);
+                    }
+                }
+                self.globals = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a node of every stage.
+    pub(super) fn add_stages(&mut self) -> Result<(), Diagnostics> {
+        for stage in self.file.stages() {
+            match self.stage_node(stage) {
+                Ok(node) => {
+                    self.nodes.add(node);
+                }
+                Err(error) => {
+                    self.errors.push(error);
+                    // Keeps the numbers of the other stages right.
+                    self.nodes.add(Node { stage: Some(stage), ..Node::default() });
+                }
+            }
+        }
+        match Diagnostics::from_list(std::mem::take(&mut self.errors)) {
+            Some(errors) => Err(errors),
+            None => Ok(()),
+        }
+    }
+
+    fn stage_node(&mut self, stage: Stage<'a>) -> Result<Node<'a>, Diagnostic> {
+        let instruction = stage.instruction;
+        let written = &stage.from.base;
+        let globals = self.globals.clone();
+        let base = self
+            .expander
+            .word(written, &globals)
+            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause }, instruction))?;
+        self.lint_undeclared(&base, instruction);
+        if base.text.is_empty() {
+            let hint = self.global_hint(&base).unwrap_or_else(|| "give the ARG a default value".to_owned());
+            return Err(at(ErrorKind::BlankBase(written.clone()), instruction).hint(hint));
+        }
+        let platform = match &stage.from.platform {
+            None => None,
+            Some(written) => Some(self.stage_platform(stage, written)?),
+        };
+        let base_name = base.text.into_owned();
+        let mut node = Node {
+            stage: Some(stage),
+            title: stage.from.name.clone().unwrap_or_else(|| format!("stage-{}", stage.number)),
+            span: instruction.span,
+            lines: instruction.lines,
+            platform,
+            ..Node::default()
+        };
+        if let Some(name) = &stage.from.name
+            && let Some((key, context)) = self.named_context(name, node.platform.as_ref())
+        {
+            node.context_name = key;
+            node.context = Some(context);
+        }
+        node.total = u32::from(base_name != "scratch" && self.nodes.find_exact(&base_name).is_none());
+        let works = |one: &&Instruction| matches!(one.kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_));
+        node.total += u32::try_from(stage.body.iter().filter(works).count()).unwrap_or(u32::MAX - 1);
+        node.base_name = base_name;
+        node.ignore_cache = match &self.options.no_cache {
+            super::NoCache::No => false,
+            super::NoCache::All => true,
+            super::NoCache::Stages(names) => stage.from.name.as_ref().is_some_and(|name| names.contains(name)),
+        };
+        Ok(node)
+    }
+
+    fn stage_platform(&mut self, stage: Stage<'a>, written: &str) -> Result<Platform, Diagnostic> {
+        let instruction = stage.instruction;
+        let globals = self.globals.clone();
+        let found = self
+            .expander
+            .word(written, &globals)
+            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause }, instruction))?;
+        self.lint_undeclared(&found, instruction);
+        let comments = &instruction.comments;
+        if found.unmatched.is_empty()
+            && found.matched.len() == 1
+            && found.matched.contains("TARGETPLATFORM")
+            && globals.value("TARGETPLATFORM") == Some(&*found.text)
+        {
+            self.linter.report(&lint::REDUNDANT_TARGET_PLATFORM, instruction.lines, comments, || {
+                format!("Setting platform to predefined {written} in FROM is redundant as this is the default behavior")
+            });
+        }
+        if found.text.is_empty() {
+            let hint = self.global_hint(&found);
+            return Err(at(ErrorKind::BlankPlatform(written.to_owned()), instruction).hint(hint));
+        }
+        let platform = Platform::parse(&found.text).map_err(|cause| {
+            at(ErrorKind::Platform { expression: written.to_owned(), cause }, instruction).hint(self.global_hint(&found))
+        })?;
+        let name = stage.from.name.as_deref().unwrap_or("");
+        if found.matched.is_empty()
+            && found.unmatched.is_empty()
+            && !name.contains(&platform.os)
+            && !name.contains(&platform.architecture)
+        {
+            self.linter.report(&lint::FROM_PLATFORM_FLAG_CONST_DISALLOWED, instruction.lines, comments, || {
+                format!("FROM --platform flag should not use constant value {}", quote(&found.text))
+            });
+        }
+        Ok(platform)
+    }
+
+    fn lint_undeclared(&mut self, found: &Expansion<'_>, instruction: &Instruction) {
+        for name in &found.unmatched {
+            if self.global_names.contains(name) {
+                continue;
+            }
+            let known = self.global_names.iter().map(String::as_str).chain(self.globals.names_by_age());
+            let hint = suggest::nearest(name, known);
+            self.linter.report(&lint::UNDEFINED_ARG_IN_FROM, instruction.lines, &instruction.comments, || {
+                let mut text = format!("FROM argument '{name}' is not declared");
+                if let Some(hint) = hint {
+                    text.push_str(&format!(" (did you mean {hint}?)"));
+                }
+                text
+            });
+        }
+    }
+
+    fn global_hint(&self, found: &Expansion<'_>) -> Option<String> {
+        found.unmatched.iter().find_map(|name| {
+            suggest::nearest(name, self.globals.names_by_age()).map(|hint| format!("did you mean {hint}?"))
+        })
+    }
+}
+
+fn at(kind: ErrorKind, instruction: &Instruction) -> Diagnostic {
+    Diagnostic::new(kind, instruction.span, instruction.lines)
+}
+
+/// Without the version of the operating system.
+fn format_platform(platform: &Platform) -> String {
+    let mut short = platform.clone();
+    short.os_version = None;
+    short.to_string()
+}
+
+/// A stage that gives `SOURCE_DATE_EPOCH` holds one remote ADD and ARGs, on scratch.
+fn check_epoch_stage(stage: Stage<'_>) -> Result<(), Diagnostic> {
+    let refuse = |text: &str| Err(at(ErrorKind::Value(text.to_owned()), stage.instruction));
+    if stage.from.base != "scratch" {
+        return refuse("SOURCE_DATE_EPOCH stage must use FROM scratch");
+    }
+    let mut adds = 0;
+    for instruction in stage.body {
+        match &instruction.kind {
+            Kind::Arg(_) => {}
+            Kind::Add(_) => adds += 1,
+            other => {
+                let keyword = other.keyword();
+                let text = format!(
+                    "SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported {keyword} instruction"
+                );
+                return Err(at(ErrorKind::Value(text), instruction));
+            }
+        }
+    }
+    if adds == 1 { Ok(()) } else { refuse("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD") }
+}

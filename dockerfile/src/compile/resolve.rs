@@ -1,0 +1,279 @@
+//! Bases: images, named contexts, and the triggers that images bring.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use image_core::{ContainerConfig, ImageConfig, Platform, Reference};
+
+use super::node::Node;
+use super::request::{ImageRequest, NamedContext};
+use super::{Refusal, Work};
+use crate::Origin;
+use crate::error::{Diagnostic, Diagnostics, ErrorKind};
+use crate::instruction::Kind;
+use crate::limits::MAX_ONBUILD_ROUNDS;
+use crate::lint;
+use crate::parse;
+use crate::plan::{Base, ContextSource, ImageSource, Input, Op};
+use crate::quote::quote;
+use crate::suggest;
+
+/// `PATH` when the image has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl<'a> Work<'a> {
+    /// The platform that is built for.
+    pub(super) fn target_platform(&self) -> &'a Platform {
+        self.options.platform.as_ref().unwrap_or(&self.options.build_platform)
+    }
+
+    /// Resolves the bases of all nodes: which are needed, or the images that must be known first.
+    pub(super) fn resolve(&mut self, target: usize) -> Result<Result<Vec<bool>, Vec<ImageRequest>>, Diagnostics> {
+        for _ in 0..MAX_ONBUILD_ROUNDS {
+            let needed = self.nodes.reachable(target);
+            let mut missing: Vec<ImageRequest> = Vec::new();
+            for index in 0..self.nodes.all.len() {
+                let needed = self.options.all_stages || needed.get(index) == Some(&true);
+                let mut node = self.nodes.take(index);
+                if node.base.is_none() && !node.dispatched && !node.resolved {
+                    node.resolved = needed;
+                    match self.resolve_base(&mut node, needed) {
+                        Ok(None) => {}
+                        Ok(Some(request)) => {
+                            if !missing.contains(&request) {
+                                missing.push(request);
+                            }
+                        }
+                        Err((kind, hint)) => {
+                            self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
+                        }
+                    }
+                    if node.stage.is_none() {
+                        node.dispatched = true;
+                    }
+                }
+                self.nodes.put(index, node);
+            }
+            if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
+                return Err(errors);
+            }
+            if !missing.is_empty() {
+                return Ok(Err(missing));
+            }
+            if !self.add_triggers(&needed)? {
+                return Ok(Ok(needed));
+            }
+        }
+        Err(Diagnostic::request(ErrorKind::Limit { what: "the rounds of ONBUILD", limit: MAX_ONBUILD_ROUNDS }).into())
+    }
+
+    fn resolve_base(&mut self, node: &mut Node<'a>, needed: bool) -> Result<Option<ImageRequest>, Refusal> {
+        if let Some(context) = node.context.clone() {
+            if !needed {
+                return Ok(None);
+            }
+            node.dispatched = true;
+            let name = node.context_name.clone();
+            return self.use_context(node, &name, &context);
+        }
+        if node.base_name == "scratch" {
+            let platform = self.target_platform().clone();
+            empty_image(node, &platform);
+            node.platform = Some(platform);
+            node.plan_base = Some(Base::Scratch);
+            return Ok(None);
+        }
+        if needed && let Some((name, context)) = self.named_context(&node.base_name, node.platform.as_ref()) {
+            return self.use_context(node, &name, &context);
+        }
+        let reference = Reference::parse(&node.base_name)
+            .map_err(|cause| {
+                let lower = node.base_name.to_lowercase();
+                let hint = (self.nodes.find(&lower).is_some())
+                    .then(|| format!("stage names are in lower case here: did you mean {lower}?"));
+                (ErrorKind::BaseName { name: quote(&node.base_name), cause }, hint)
+            })?
+            .with_default_tag();
+        self.use_image(node, reference, needed)
+    }
+
+    fn use_image(&mut self, node: &mut Node<'a>, reference: Reference, needed: bool) -> Result<Option<ImageRequest>, Refusal> {
+        let platform = node.platform.clone().unwrap_or_else(|| self.target_platform().clone());
+        node.reference = Some(reference.clone());
+        if !needed {
+            node.platform = Some(platform);
+            return Ok(None);
+        }
+        let request = ImageRequest { reference: reference.clone(), platform: platform.clone() };
+        let Some(known) = self.images.image(&request) else { return Ok(Some(request)) };
+        let image = &known.config;
+        let platform = if node.platform.is_none() && self.options.platform.is_none() {
+            self.detect_platform(image, platform)
+        } else {
+            platform
+        };
+        let has_layers = !image.rootfs.diff_ids.is_empty() || image.history.iter().any(|entry| !entry.empty_layer);
+        let step = if has_layers {
+            let op = Op::Image(ImageSource {
+                reference: reference.clone(),
+                platform: platform.clone(),
+                digest: known.digest.clone(),
+            });
+            let step = self.steps.source(op, node.span, node.lines);
+            self.lint_base_platform(node, &platform, image);
+            Some(step)
+        } else {
+            None
+        };
+        node.root = step.map_or(Input::Empty, Input::Step);
+        node.plan_base = Some(Base::Image { reference, step });
+        node.config = Arc::new(image.config.clone());
+        node.author.clone_from(&image.author);
+        node.image_platform = image.platform();
+        node.base_image = Some(Arc::clone(image));
+        node.platform = Some(platform);
+        Ok(None)
+    }
+
+    /// With no target platform asked for, an image of another platform decides.
+    fn detect_platform(&self, image: &ImageConfig, target: Platform) -> Platform {
+        let same = |platform: &Platform| platform.os == image.os && platform.architecture == image.architecture;
+        if !same(&target) && same(&self.options.build_platform) {
+            return self.options.build_platform.clone();
+        }
+        target
+    }
+
+    fn lint_base_platform(&mut self, node: &Node<'_>, expected: &Platform, image: &ImageConfig) {
+        if expected.os != image.os || expected.architecture != image.architecture {
+            let actual = image.platform().normalised();
+            let expected = expected.clone().normalised();
+            self.linter.report(&lint::INVALID_BASE_IMAGE_PLATFORM, node.lines, &[], || {
+                format!(
+                    "Base image {} was pulled with platform {}, expected {} for current build",
+                    node.base_name,
+                    quote(&actual.to_string()),
+                    quote(&expected.to_string())
+                )
+            });
+        }
+    }
+
+    /// The named context that stands for a name, with the key under which it was given.
+    pub(super) fn named_context(&self, name: &str, platform: Option<&Platform>) -> Option<(String, NamedContext)> {
+        let lower = name.to_lowercase();
+        if self.options.contexts.is_empty() || matches!(lower.as_str(), "scratch" | "context") {
+            return None;
+        }
+        let name = match Reference::parse(name) {
+            Ok(reference) => {
+                let familiar = reference.familiar();
+                familiar.strip_suffix(":latest").map(str::to_owned).unwrap_or(familiar)
+            }
+            Err(_) => lower,
+        };
+        let platform = platform.unwrap_or_else(|| self.target_platform());
+        let exact = format!("{name}::{platform}");
+        [exact, name]
+            .into_iter()
+            .find_map(|key| self.options.contexts.get(&key).map(|context| (key.clone(), context.clone())))
+    }
+
+    fn use_context(&mut self, node: &mut Node<'a>, name: &str, context: &NamedContext) -> Result<Option<ImageRequest>, Refusal> {
+        let op = match context {
+            NamedContext::Image(reference) => return self.use_image(node, reference.with_default_tag(), true),
+            NamedContext::Directory => Op::Context(ContextSource { name: Some(name.to_owned()), paths: Vec::new() }),
+            NamedContext::Git(url) => match crate::git::parse(url) {
+                Ok(Some(git)) => Op::Git(git.source(None, "")),
+                Ok(None) => return Err((ErrorKind::Value(format!("{} is not a git repository", quote(url))), None)),
+                Err(text) => return Err((ErrorKind::Value(text), None)),
+            },
+        };
+        let platform = node.platform.clone().unwrap_or_else(|| self.target_platform().clone());
+        let step = self.steps.source(op, node.span, node.lines);
+        empty_image(node, &platform);
+        node.platform = Some(platform);
+        node.root = Input::Step(step);
+        node.plan_base = Some(Base::Context { step });
+        Ok(None)
+    }
+
+    /// Puts the triggers of bases in front of the stages that use them; whether there are new dependencies.
+    fn add_triggers(&mut self, needed: &[bool]) -> Result<bool, Diagnostics> {
+        let mut new = false;
+        for index in 0..needed.len() {
+            if needed.get(index) != Some(&true) && !self.options.all_stages {
+                continue;
+            }
+            let mut node = self.nodes.take(index);
+            let mut triggers = std::mem::take(&mut Arc::make_mut(&mut node.config).on_build);
+            if node.base.is_some() && !node.triggered {
+                node.triggered = true;
+                let base = node.base.and_then(|base| self.nodes.get(base));
+                triggers.extend(base.iter().flat_map(|base| &base.tasks).filter_map(|task| {
+                    match &task.instruction.kind {
+                        Kind::Onbuild(trigger) => Some(trigger.clone()),
+                        _ => None,
+                    }
+                }));
+            }
+            let old = std::mem::take(&mut node.tasks);
+            let (span, lines) = (node.span, node.lines);
+            self.nodes.put(index, node);
+            for trigger in &triggers {
+                let wrong = |error: Diagnostic| Diagnostic::new(error.kind, span, lines).hint(error.hint);
+                let mut parsed = parse::trigger(trigger).map_err(wrong)?;
+                let (Some(mut instruction), None) = (parsed.pop(), parsed.pop()) else {
+                    let kind = ErrorKind::Value("onbuild trigger should be a single expression".to_owned());
+                    return Err(Diagnostic::new(kind, span, lines).into());
+                };
+                instruction.span = span;
+                instruction.lines = lines;
+                let task = self
+                    .task(Cow::Owned(instruction), true)
+                    .map_err(|(kind, hint)| Diagnostic::new(kind, span, lines).hint(hint))?;
+                new |= !task.sources.is_empty();
+                self.add_task(index, task);
+            }
+            if let Some(node) = self.nodes.all.get_mut(index) {
+                node.total += u32::try_from(triggers.len()).unwrap_or(0);
+                node.tasks.extend(old);
+            }
+        }
+        Ok(new)
+    }
+
+    /// What an unknown stage or image may have been meant to be.
+    pub(super) fn stage_hint(&self, name: &str) -> Option<String> {
+        suggest::nearest(name, self.nodes.titles()).map(|hint| format!("did you mean {hint}?"))
+    }
+}
+
+/// What scratch says about itself.
+fn empty_image(node: &mut Node<'_>, platform: &Platform) {
+    let mut config = ContainerConfig::default();
+    "/".clone_into(&mut config.working_dir);
+    if platform.os != "windows" {
+        config.env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    node.config = Arc::new(config);
+    node.image_platform = platform.clone();
+    node.root = Input::Empty;
+}
+
+impl Node<'_> {
+    /// Sets what instructions see from what the base's config says.
+    pub(super) fn begin(&mut self) {
+        let has_path = self.config.env.iter().any(|text| text == "PATH" || text.starts_with("PATH="));
+        if !has_path && self.os() != "windows" {
+            Arc::make_mut(&mut self.config).env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for text in &self.config.env {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            if self.env.get(name).is_none_or(|known| &*known.value != value || known.origin == Origin::Arg) {
+                let origin = if self.base.is_some() { Origin::Env } else { Origin::Image };
+                self.env.set(name, value, origin);
+            }
+        }
+    }
+}
