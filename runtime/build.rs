@@ -16,7 +16,8 @@ fn main() -> Result<(), String> {
     let variable = |name: &str| env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"));
     let out = PathBuf::from(variable("OUT_DIR")?).join("helper");
     let target = variable("TARGET")?.to_string_lossy().into_owned();
-    let supported = target.contains("linux") && (target.starts_with("x86_64") || target.starts_with("aarch64"));
+    let supported =
+        target.contains("linux") && (target.starts_with("x86_64") || target.starts_with("aarch64"));
     // Without a helper the crate builds, and says at run time what is missing: documentation is made anywhere.
     if !supported || env::var_os("DOCS_RS").is_some() {
         return std::fs::write(&out, []).map_err(|error| format!("cannot write {}: {error}", out.display()));

@@ -74,7 +74,9 @@ impl Created {
             body.place.write(&body.record)?;
         }
         match self.body.take() {
-            Some(body) => Ok(Running { body: Some(body), kill_on_drop: self.kill_on_drop, id: self.id.clone() }),
+            Some(body) => {
+                Ok(Running { body: Some(body), kill_on_drop: self.kill_on_drop, id: self.id.clone() })
+            }
             None => Err(Error::NoSuchContainer { id: self.id.to_string() }),
         }
     }
@@ -245,9 +247,11 @@ impl Container {
     pub fn kill(&self, signal: Signal) -> Result<(), Error> {
         match (&self.child, self.status()) {
             (Some(child), Status::Created | Status::Running) => child.kill(signal),
-            (_, status) => {
-                Err(Error::WrongState { id: self.id.to_string(), actual: status.as_str(), action: "signal it" })
-            }
+            (_, status) => Err(Error::WrongState {
+                id: self.id.to_string(),
+                actual: status.as_str(),
+                action: "signal it",
+            }),
         }
     }
 

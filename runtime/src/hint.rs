@@ -49,13 +49,17 @@ pub(crate) fn step(note: &Note, errno: Errno) -> Option<Hint> {
 /// Explains why the helper program could not be executed.
 pub(crate) fn exec_helper(errno: Errno) -> Hint {
     match errno.raw() {
-        libc::ENOENT => {
-            Hint::new("/proc is not mounted, so the helper cannot be executed from memory", "mount procfs on /proc")
+        libc::ENOENT => Hint::new(
+            "/proc is not mounted, so the helper cannot be executed from memory",
+            "mount procfs on /proc",
+        ),
+        libc::EACCES => Hint::new(
+            "memory files cannot be executed (vm.memfd_noexec, or a policy)",
+            "set vm.memfd_noexec to 0 or 1",
+        ),
+        libc::EAGAIN => {
+            Hint::new("the limit on processes is reached (RLIMIT_NPROC or pids cgroup)", "raise it")
         }
-        libc::EACCES => {
-            Hint::new("memory files cannot be executed (vm.memfd_noexec, or a policy)", "set vm.memfd_noexec to 0 or 1")
-        }
-        libc::EAGAIN => Hint::new("the limit on processes is reached (RLIMIT_NPROC or pids cgroup)", "raise it"),
         _ => Hint::new("the helper program could not be started", "see the error number"),
     }
 }

@@ -1,5 +1,11 @@
 //! What the host allows.
 
+use std::fs;
+
+use crate::launch::Helper;
+use crate::plan::{Plan, Privilege};
+use crate::{Error, Hint, IdRange, hint, userns};
+
 /// Facts about the host that decide what a runtime can do on it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -8,10 +14,10 @@ pub struct Host {
     pub kernel: String,
     /// The effective user id of this process.
     pub euid: u32,
-    /// Why user namespaces cannot be made by this process; none when they can.
-    pub user_namespaces: Result<(), crate::Hint>,
-    /// Why overlay cannot be mounted by this process (in a user namespace unless root); none when it can.
-    pub overlay: Result<(), crate::Hint>,
+    /// Why user namespaces cannot be made by this process; `Ok` when they can.
+    pub user_namespaces: Result<(), Hint>,
+    /// Why overlay cannot be mounted by this process (in a user namespace unless root); `Ok` when it can.
+    pub overlay: Result<(), Hint>,
     /// Whether seccomp filters can be loaded.
     pub seccomp: bool,
     /// How cgroups are mounted.
@@ -25,21 +31,87 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at the host. Makes nothing, except for one short-lived process in a user namespace.
+    /// Looks at the host. Makes nothing, except for two short-lived processes in namespaces of their own.
     #[must_use]
     pub fn probe() -> Self {
+        let privilege = Privilege::of_this_process();
+        let single = |outside| vec![IdRange { inside: 0, outside, count: 1 }];
+        let maps = userns::IdMaps::new(
+            single(privilege.euid),
+            single(privilege.egid),
+            privilege.euid,
+            privilege.egid,
+            privilege.is_privileged(),
+        );
+        let helper = Helper::load();
+        let attempt = |overlay: bool| match (&helper, &maps) {
+            (Ok(helper), Ok(maps)) => {
+                let maps = (!overlay || privilege.euid != 0).then(|| maps.clone());
+                Plan::probe(maps, overlay)
+                    .and_then(|plan| helper.launch(plan))
+                    .and_then(|launched| launched.child.wait().map(drop))
+            }
+            (Err(error), _) | (_, Err(error)) => Err(Error::unsupported(error.to_string())),
+        };
+        let user_namespaces = attempt(false).map_err(|error| {
+            explain(
+                &error,
+                "user namespaces cannot be made here",
+                "ask the operator to allow them, or run as root",
+            )
+        });
+        let overlay = attempt(true).map_err(|error| {
+            explain(&error, "overlay cannot be mounted here", "use Linux 5.11 or newer, or run as root")
+        });
+        let user = user_name(privilege.euid);
         Self {
-            kernel: String::new(),
-            euid: 0,
-            user_namespaces: Ok(()),
-            overlay: Ok(()),
-            seccomp: true,
-            cgroups: CgroupSetup::None,
-            subuid: Vec::new(),
-            subgid: Vec::new(),
-            newuidmap: false,
+            kernel: table("/proc/sys/kernel/osrelease").trim().to_owned(),
+            euid: privilege.euid,
+            user_namespaces,
+            overlay,
+            seccomp: fs::metadata("/proc/sys/kernel/seccomp/actions_avail").is_ok(),
+            cgroups: CgroupSetup::of_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            subuid: ranges("/etc/subuid", user.as_deref(), privilege.euid),
+            subgid: ranges("/etc/subgid", user.as_deref(), privilege.euid),
+            newuidmap: userns::programs_installed(),
         }
     }
+}
+
+fn explain(error: &Error, fact: &'static str, remedy: &'static str) -> Hint {
+    if let Some(hint) = error.hint().cloned().or_else(hint::user_namespaces) {
+        return hint;
+    }
+    match error.errno() {
+        Some(errno) => Hint::new(format!("{fact}: {error}: {errno}"), remedy),
+        None => Hint::new(format!("{fact}: {error}"), remedy),
+    }
+}
+
+/// The largest account or subordinate-id file that is read, in bytes.
+const MAX_TABLE: usize = 1 << 20;
+
+fn table(path: &str) -> String {
+    fs::read_to_string(path).ok().filter(|text| text.len() <= MAX_TABLE).unwrap_or_default()
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    table("/etc/passwd").lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse::<u32>() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+fn ranges(path: &str, user: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
+    let number = uid.to_string();
+    let parse = |line: &str| {
+        let mut fields = line.split(':');
+        let owner = fields.next()?;
+        let range = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        (Some(owner) == user || owner == number).then_some(range)
+    };
+    table(path).lines().filter_map(parse).collect()
 }
 
 /// How cgroups are mounted on the host.
@@ -54,4 +126,36 @@ pub enum CgroupSetup {
     Hybrid,
     /// Version 2 alone.
     V2,
+}
+
+impl CgroupSetup {
+    /// Reads `/proc/self/mountinfo`: the type is the first field after the separator.
+    fn of_mounts(mountinfo: &str) -> Self {
+        let has = |typ: &str| {
+            mountinfo.lines().any(|line| {
+                line.split_once(" - ").is_some_and(|(_, rest)| rest.split(' ').next() == Some(typ))
+            })
+        };
+        match (has("cgroup"), has("cgroup2")) {
+            (true, true) => Self::Hybrid,
+            (true, false) => Self::V1,
+            (false, true) => Self::V2,
+            (false, false) => Self::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setup_is_read_from_the_types() {
+        let v1 = "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let v2 = "31 23 0:27 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(CgroupSetup::of_mounts(v1), CgroupSetup::V1);
+        assert_eq!(CgroupSetup::of_mounts(v2), CgroupSetup::V2);
+        assert_eq!(CgroupSetup::of_mounts(&format!("{v1}{v2}")), CgroupSetup::Hybrid);
+        assert_eq!(CgroupSetup::of_mounts("1 2 0:3 / / rw - ext4 /dev/vda rw"), CgroupSetup::None);
+    }
 }

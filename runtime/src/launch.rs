@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 use crate::child::Child;
@@ -36,7 +36,8 @@ impl Helper {
             return Err(Error::unsupported("this architecture: no helper program was built for it"));
         }
         let file = sealed("container-helper", HELPER, MFD_EXEC).map_err(|error| {
-            let failure = Error::host_call(Phase::Launch, "memfd_create", "the helper program", Errno::of(&error));
+            let failure =
+                Error::host_call(Phase::Launch, "memfd_create", "the helper program", Errno::of(&error));
             match error.raw_os_error() {
                 Some(libc::EACCES) => failure.with_hint(Hint::new(
                     "vm.memfd_noexec is 2, so no memory file can be executed",
@@ -54,13 +55,9 @@ impl Helper {
     /// Runs the plan until the container's process is ready.
     pub(crate) fn launch(&self, plan: Plan) -> Result<Launched, Error> {
         let failed = |syscall, errno| Error::host_call(Phase::Launch, syscall, "the helper", errno);
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|errno| failed("socketpair", errno.into()))?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| failed("socketpair", errno.into()))?;
         let memory = sealed("container-plan", &plan.bytes, 0)
             .map_err(|error| failed("memfd_create", Errno::of(&error)))?;
         let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
@@ -77,13 +74,15 @@ impl Helper {
         let child = match talk.receive(Phase::Launch)? {
             Answer::Process(child) => Unready::new(child),
             Answer::End => return Err(stage.died()),
-            Answer::Ready => return Err(Error::Protocol { what: "ready before there is a process".to_owned() }),
+            Answer::Ready => {
+                return Err(Error::Protocol { what: "ready before there is a process".to_owned() });
+            }
         };
         stage.wait();
         if let Some(maps) = maps {
             maps.write(child.child.pid())?;
-            talk.go()?;
         }
+        talk.go()?;
         match talk.receive(Phase::Namespaces)? {
             Answer::Ready => Ok(Launched { talk, child: child.ready() }),
             Answer::End => Err(child.died()),
@@ -105,7 +104,9 @@ impl Launched {
         self.talk.go()?;
         match self.talk.receive(Phase::Exec)? {
             Answer::End => Ok(()),
-            Answer::Ready | Answer::Process(_) => Err(Error::Protocol { what: "an answer after the start".to_owned() }),
+            Answer::Ready | Answer::Process(_) => {
+                Err(Error::Protocol { what: "an answer after the start".to_owned() })
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Spec;
 
-pub(crate) use compile::Request;
+pub(crate) use compile::{Privilege, Request};
 
 use crate::userns::IdMaps;
 use crate::{Error, Phase, Rootfs};
@@ -63,6 +63,11 @@ impl Plan {
 
     pub(crate) fn create(request: Request<'_>) -> Result<Self, Error> {
         compile::create(request)
+    }
+
+    /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.
+    pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Self, Error> {
+        compile::probe(maps, overlay)
     }
 
     /// How many steps there are.

@@ -163,7 +163,8 @@ fn container(id: ContainerId, place: Place, record: Record) -> Container {
 }
 
 fn has_own_pids(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
 }
 

@@ -92,7 +92,9 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, raw) in [("9", 9), ("KILL", 9), ("sigkill", 9), ("SIGRTMIN", 34), ("RTMIN+3", 37), ("RTMAX", 64)] {
+        for (text, raw) in
+            [("9", 9), ("KILL", 9), ("sigkill", 9), ("SIGRTMIN", 34), ("RTMIN+3", 37), ("RTMAX", 64)]
+        {
             assert_eq!(text.parse::<Signal>().unwrap().raw(), raw, "{text}");
         }
         for text in ["", "0", "65", "SIG", "FOO", "RTMIN+40", "RTMAX-60", "-9"] {

@@ -6,8 +6,8 @@ mod mapping;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 use crate::Error;
@@ -111,9 +111,14 @@ impl SpecBuilder {
 
     /// An empty tmpfs at `dest`, with mount options such as `size=64m` and `mode=1777`.
     #[must_use]
-    pub fn mount_tmpfs<I: IntoIterator<Item: Into<String>>>(self, dest: impl AsRef<Path>, options: I) -> Self {
+    pub fn mount_tmpfs<I: IntoIterator<Item: Into<String>>>(
+        self,
+        dest: impl AsRef<Path>,
+        options: I,
+    ) -> Self {
         let options: Vec<String> = options.into_iter().map(Into::into).collect();
-        let options: Vec<&str> = ["nosuid", "nodev"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        let options: Vec<&str> =
+            ["nosuid", "nodev"].into_iter().chain(options.iter().map(String::as_str)).collect();
         self.mount(default::mount(dest.as_ref(), "tmpfs", Path::new("tmpfs"), &options))
     }
 
@@ -172,8 +177,7 @@ impl SpecBuilder {
         let mut mounts = default::mounts(self.mapping.as_ref(), own_network);
         mounts.extend(self.mounts);
 
-        let rlimits: Result<Vec<PosixRlimit>, _> =
-            self
+        let rlimits: Result<Vec<PosixRlimit>, _> = self
             .rlimits
             .into_iter()
             .map(|(kind, soft, hard)| PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build())

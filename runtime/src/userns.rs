@@ -137,19 +137,30 @@ fn text(ranges: &[IdRange]) -> String {
 fn write_file(pid: u32, name: &str, content: &str) -> Result<(), Error> {
     let path = format!("/proc/{pid}/{name}");
     // One write: the kernel takes a map once and whole.
-    OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(content.as_bytes())).map_err(
-        |error| {
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(|error| {
             let failure = Error::host_call(Phase::Namespaces, "write", path, Errno::of(&error));
-            if error.raw_os_error() == Some(libc::EPERM) { failure.with_hint(more_ids_hint()) } else { failure }
-        },
-    )
+            if error.raw_os_error() == Some(libc::EPERM) {
+                failure.with_hint(more_ids_hint())
+            } else {
+                failure
+            }
+        })
 }
 
 fn run(candidates: [&'static str; 2], pid: u32, ranges: &[IdRange], table: &str) -> Result<(), Error> {
     let [name, _] = candidates;
     let path = installed(candidates).unwrap_or(name);
     let mut command = Command::new(path);
-    command.arg(pid.to_string()).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .arg(pid.to_string())
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     for range in ranges {
         command.args([range.inside, range.outside, range.count].map(|id| id.to_string()));
     }
@@ -160,11 +171,16 @@ fn run(candidates: [&'static str; 2], pid: u32, ranges: &[IdRange], table: &str)
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::host_call(Phase::Namespaces, "execve", format!("{path}: {said}"), Errno::from_raw(libc::EPERM))
-        .with_hint(Hint::new(
-            format!("{path} refused the map"),
-            format!("check that {table} has the range for this user"),
-        )))
+    Err(Error::host_call(
+        Phase::Namespaces,
+        "execve",
+        format!("{path}: {said}"),
+        Errno::from_raw(libc::EPERM),
+    )
+    .with_hint(Hint::new(
+        format!("{path} refused the map"),
+        format!("check that {table} has the range for this user"),
+    )))
 }
 
 #[cfg(test)]

@@ -236,11 +236,6 @@ impl Assembler {
         self.push(op::EXIT, 0, &[code.into()], "exit_group", format!("code {code}"));
     }
 
-    /// Gives a register a value.
-    pub(super) fn set(&mut self, value: impl Into<Arg>, what: &str) -> Reg {
-        self.push(op::SET, 0, &[value.into()], "(set)", what.to_owned()).out()
-    }
-
     /// Closes a descriptor and frees its register.
     pub(super) fn close(&mut self, fd: Reg) {
         self.call("close", libc::SYS_close, &[fd.into()], "a descriptor that has served").ignore();
@@ -283,8 +278,13 @@ impl Assembler {
         let relocations_at = HEADER + steps_len;
         let blob_at = (relocations_at + self.relocations.len() * 4).next_multiple_of(8);
         let total = blob_at + self.blob.len();
-        if self.next as usize > REGISTERS || self.fds.len() > FIRST_FREE as usize || u32::try_from(total).is_err() {
-            return Err(Error::unsupported("a spec of this size: the plan has too many steps or descriptors"));
+        if self.next as usize > REGISTERS
+            || self.fds.len() > FIRST_FREE as usize
+            || u32::try_from(total).is_err()
+        {
+            return Err(Error::unsupported(
+                "a spec of this size: the plan has too many steps or descriptors",
+            ));
         }
         let base = number(blob_at);
         let mut bytes = Vec::with_capacity(total);

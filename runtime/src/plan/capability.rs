@@ -41,7 +41,12 @@ impl Sets {
         for number in 0..=last {
             if self.bounding & (1 << number) == 0 {
                 let args = [libc::PR_CAPBSET_DROP.into(), number.into()];
-                asm.call("prctl", libc::SYS_prctl, &args, format!("drop {} from the bounding set", name(number)));
+                asm.call(
+                    "prctl",
+                    libc::SYS_prctl,
+                    &args,
+                    format!("drop {} from the bounding set", name(number)),
+                );
             }
         }
     }
@@ -65,7 +70,12 @@ impl Sets {
             }
         }
         let data = asm.bytes(&data);
-        asm.call("capset", libc::SYS_capset, &[header.into(), data.into()], "the capabilities of the process");
+        asm.call(
+            "capset",
+            libc::SYS_capset,
+            &[header.into(), data.into()],
+            "the capabilities of the process",
+        );
         let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_CLEAR_ALL.into()];
         asm.call("prctl", libc::SYS_prctl, &args, "clear the ambient set");
         // What is ambient must be permitted and inheritable; the rest of the set is without effect, as in runc.

@@ -46,6 +46,11 @@ impl Privilege {
         }
     }
 
+    /// Whether it may map any ids into a user namespace.
+    pub(crate) fn is_privileged(&self) -> bool {
+        self.has(CAP_SETUID) && self.has(CAP_SETGID) && self.has(CAP_SYS_ADMIN)
+    }
+
     fn has(&self, capability: u32) -> bool {
         self.capabilities & (1 << capability) != 0
     }
@@ -116,14 +121,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     pivot::attach_root(&mut asm, root);
     mount::all(&mut asm, root, mounts, scratch)?;
     let can_mknod = maps.is_none() && privilege.has(CAP_MKNOD);
-    device::all(
-        &mut asm,
-        root,
-        mounts,
-        linux.devices().as_deref().unwrap_or_default(),
-        can_mknod,
-        scratch,
-    )?;
+    device::all(&mut asm, root, mounts, linux.devices().as_deref().unwrap_or_default(), can_mknod, scratch)?;
     asm.phase(Phase::Process);
     let cwd = make_in_root(&mut asm, root, process.cwd(), Kind::Directory, Links::Follow);
     asm.close(cwd);
@@ -152,11 +150,35 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     Ok(plan)
 }
 
+/// Compiles the plan of a process that finds out what namespaces allow, and ends.
+pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> {
+    let mut asm = Assembler::new();
+    let message = asm.bytes(&[0; 16]);
+    asm.phase(Phase::Namespaces);
+    let user = if maps.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    let flags = (user | libc::CLONE_NEWNS | libc::CLONE_NEWPID).cast_unsigned();
+    namespace::birth(&mut asm, flags.into(), None);
+    begin(&mut asm, maps.as_ref(), message);
+    if overlay {
+        asm.phase(Phase::Rootfs);
+        let kind = asm.text("overlay");
+        let fs = asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], "overlay").out();
+        rootfs::fs_flag(&mut asm, fs, "userxattr", "overlay");
+    }
+    asm.phase(Phase::Gate);
+    namespace::say_ready(&mut asm);
+    asm.exit(0);
+    let mut plan = asm.finish()?;
+    plan.maps = maps;
+    Ok(plan)
+}
+
 /// The first steps of the new process.
 fn begin(asm: &mut Assembler, maps: Option<&IdMaps>, message: At) {
     asm.phase(Phase::Namespaces);
+    // The host learns of the process, and writes its id maps, before the process says anything of its own.
+    namespace::await_go(asm, message, "the host: the process is known and its id maps are written");
     if let Some(maps) = maps {
-        namespace::await_go(asm, message, "the host: the id maps are written");
         credential::become_root(asm, maps);
     }
     asm.call("setsid", libc::SYS_setsid, &[], "a session of its own");
@@ -177,8 +199,7 @@ fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result
     }
     let (uids, gids) = (ranges(linux.uid_mappings()), ranges(linux.gid_mappings()));
     if namespaces.makes(libc::CLONE_NEWUSER) {
-        let privileged =
-            privilege.has(CAP_SETUID) && privilege.has(CAP_SETGID) && privilege.has(CAP_SYS_ADMIN);
+        let privileged = privilege.is_privileged();
         return IdMaps::new(uids, gids, privilege.euid, privilege.egid, privileged).map(Some);
     }
     if !uids.is_empty() || !gids.is_empty() {

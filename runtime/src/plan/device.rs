@@ -130,7 +130,12 @@ fn make(asm: &mut Assembler, parent: Reg, name: &[u8], node: &Node, can_mknod: b
     // The root filesystem has something of this name. It serves if it is that very device, and is not a link.
     let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let found = asm
-        .call("openat", libc::SYS_openat, &[parent.into(), name.into(), flags.into()], format!("{shown}, as it is"))
+        .call(
+            "openat",
+            libc::SYS_openat,
+            &[parent.into(), name.into(), flags.into()],
+            format!("{shown}, as it is"),
+        )
         .out();
     check_device(asm, found, scratch, node.mode, node.dev, &shown);
     asm.close(found);
@@ -149,7 +154,8 @@ fn bind(asm: &mut Assembler, parent: Reg, name: At, node: &Node, shown: &str, sc
     let args = [parent.into(), name.into(), (libc::S_IFREG | 0o666).into(), 0.into()];
     asm.call("mknodat", libc::SYS_mknodat, &args, format!("{shown}, an empty file")).on(libc::EEXIST, there);
     asm.here(there);
-    let target = asm.call("openat", libc::SYS_openat, &[parent.into(), name.into(), flags.into()], shown).out();
+    let target =
+        asm.call("openat", libc::SYS_openat, &[parent.into(), name.into(), flags.into()], shown).out();
     asm.here(open);
     attach(asm, made, target, shown, None);
     asm.close(target);

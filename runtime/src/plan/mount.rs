@@ -115,17 +115,22 @@ fn bind(
     field: &str,
     scratch: At,
 ) -> Result<(), Error> {
-    let source = mount.source().as_deref().ok_or_else(|| Error::spec(format!("{field}.source"), "missing"))?;
+    let source =
+        mount.source().as_deref().ok_or_else(|| Error::spec(format!("{field}.source"), "missing"))?;
     if !source.is_absolute() {
         return Err(Error::spec(format!("{field}.source"), format!("{} is not absolute", source.display())));
     }
     if let Some((key, _)) = options.data.first() {
-        return Err(Error::spec(format!("{field}.options"), format!("{key:?} is not an option of a bind mount")));
+        return Err(Error::spec(
+            format!("{field}.options"),
+            format!("{key:?} is not an option of a bind mount"),
+        ));
     }
     let file = HostFile::of_path(source, Phase::Mounts, "source")?;
     let opened = file.open(asm, scratch, "source");
     let recursive = if options.recursive { libc::AT_RECURSIVE.cast_unsigned() } else { 0 };
-    let made = open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &format!("a copy of {}", source.display()));
+    let made =
+        open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &format!("a copy of {}", source.display()));
     asm.close(opened);
     let what = format!("{} from {}", mount.destination().display(), source.display());
     finish_attributes(asm, made, options.attributes, false, &what);
@@ -203,8 +208,9 @@ pub(super) fn mask(asm: &mut Assembler, root: Reg, paths: &[String], null: Reg) 
         return;
     }
     let kind = asm.text("tmpfs");
-    let fs =
-        asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], "an empty filesystem to mask with").out();
+    let fs = asm
+        .call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], "an empty filesystem to mask with")
+        .out();
     fs_string(asm, fs, "mode", "0555", "an empty filesystem to mask with");
     fs_string(asm, fs, "nr_inodes", "1", "an empty filesystem to mask with");
     let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];

@@ -46,11 +46,16 @@ impl Namespaces {
             let mut matching = list.iter().filter(|namespace| namespace.typ() == kind);
             let Some(namespace) = matching.next() else { continue };
             if matching.next().is_some() {
-                return Err(Error::spec("linux.namespaces", format!("the {name} namespace stands there twice")));
+                return Err(Error::spec(
+                    "linux.namespaces",
+                    format!("the {name} namespace stands there twice"),
+                ));
             }
             match namespace.path() {
                 None => found.new |= flag,
-                Some(path) => found.joined.push((flag, format!("{name} namespace {}", path.display()), open(path)?)),
+                Some(path) => {
+                    found.joined.push((flag, format!("{name} namespace {}", path.display()), open(path)?))
+                }
             }
         }
         Ok(found)

@@ -53,8 +53,9 @@ impl HostFile {
         let path = std::fs::read_link(&link).map_err(|error| {
             Error::host_call(Phase::Rootfs, "readlink", format!("{link} ({what})"), crate::Errno::of(&error))
         })?;
-        let stat = rustix::fs::fstat(&fd)
-            .map_err(|errno| Error::host_call(Phase::Rootfs, "fstat", format!("{what} {}", path.display()), errno))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| {
+            Error::host_call(Phase::Rootfs, "fstat", format!("{what} {}", path.display()), errno)
+        })?;
         if !path.is_absolute() {
             return Err(Error::spec(what, format!("{} is not a file with a name", path.display())));
         }
@@ -109,7 +110,14 @@ fn statx(asm: &mut Assembler, fd: Reg, scratch: At, target: &str) {
 }
 
 /// Checks that an open file is the character or block device with these numbers.
-pub(super) fn check_device(asm: &mut Assembler, fd: Reg, scratch: At, mode: u32, dev: (u32, u32), target: &str) {
+pub(super) fn check_device(
+    asm: &mut Assembler,
+    fd: Reg,
+    scratch: At,
+    mode: u32,
+    dev: (u32, u32),
+    target: &str,
+) {
     statx(asm, fd, scratch, target);
     let checks = [
         (STATX_MODE, 2, u64::from(libc::S_IFMT), u64::from(mode & libc::S_IFMT)),
@@ -230,7 +238,8 @@ pub(super) fn make_in_root(asm: &mut Assembler, root: Reg, path: &Path, kind: Ki
             asm.here(through_link);
             let whole = asm.text(path_bytes(&prefix));
             let args = [root.into(), whole.into(), how_follow.into(), OPEN_HOW.into()];
-            asm.call("openat2", libc::SYS_openat2, &args, format!("{shown}, a new file behind a link")).into(next);
+            asm.call("openat2", libc::SYS_openat2, &args, format!("{shown}, a new file behind a link"))
+                .into(next);
         } else {
             let there = asm.label();
             let args = [parent.into(), text.into(), 0o755.into()];

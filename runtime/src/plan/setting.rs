@@ -98,7 +98,8 @@ fn write(asm: &mut Assembler, proc: Reg, key: &str, value: &str) {
 }
 
 fn is_namespaced(key: &str, namespaces: &Namespaces) -> bool {
-    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    const IPC: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
     let own = |flag| namespaces.makes(flag);
     if key.contains("..") || key.contains('/') {
         return false;
@@ -122,7 +123,10 @@ pub(super) fn rlimits(asm: &mut Assembler, limits: &[PosixRlimit]) -> Result<(),
             return Err(Error::spec("process.rlimits", format!("{name} stands there twice")));
         }
         if limit.soft() > limit.hard() {
-            return Err(Error::spec("process.rlimits", format!("the soft limit of {name} is above the hard one")));
+            return Err(Error::spec(
+                "process.rlimits",
+                format!("the soft limit of {name} is above the hard one"),
+            ));
         }
         let pair = asm.words(&[limit.soft().into(), limit.hard().into()]);
         let args = [0.into(), number.into(), pair.into(), 0.into()];

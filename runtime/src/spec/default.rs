@@ -42,14 +42,16 @@ pub(super) const MASKED: [&str; 13] = [
 ];
 
 /// What of the kernel's files can only be read.
-pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The group of terminals, `tty`, on most distributions.
 const TTY_GROUP: u32 = 5;
 
 /// The mounts of every container. In a user namespace, what it may not mount is bound.
 pub(super) fn mounts(mapping: Option<&UserMapping>, own_network: bool) -> Vec<Mount> {
-    let simple = |dest: &str, typ: &str, options: &[&str]| mount(Path::new(dest), typ, Path::new(typ), options);
+    let simple =
+        |dest: &str, typ: &str, options: &[&str]| mount(Path::new(dest), typ, Path::new(typ), options);
     let strict = ["nosuid", "noexec", "nodev"];
     let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     if mapping.is_none_or(|mapping| mapping.has_gid(TTY_GROUP)) {
@@ -57,7 +59,12 @@ pub(super) fn mounts(mapping: Option<&UserMapping>, own_network: bool) -> Vec<Mo
     }
     let sys = if mapping.is_some() && !own_network {
         // Only the owner of a network namespace may mount its sysfs.
-        mount(Path::new("/sys"), "bind", Path::new("/sys"), &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"])
+        mount(
+            Path::new("/sys"),
+            "bind",
+            Path::new("/sys"),
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"],
+        )
     } else {
         simple("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
     };

@@ -76,7 +76,13 @@ fn duration(time: libc::timeval) -> Duration {
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: plain numbers and a null pointer, which stands for "as kill(2) would".
     let code = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,102 @@
+//! Errors say which step failed, and leave nothing behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use runtime::{CreateOptions, Errno, Error, Io, Phase, Plan};
+
+use crate::support::{bench, fresh_id, shell, spec};
+
+#[test]
+fn a_missing_program_is_127() {
+    let Some(bench) = bench() else { return };
+    let error = bench.run(spec(&["no-such-program"])).unwrap_err();
+    assert!(error.is_not_found() && !error.is_not_executable(), "{error:?}");
+    assert_eq!(error.exit_code(), Some(127));
+    assert!(
+        error.to_string().contains("tried /usr/local/bin/no-such-program, /usr/bin/no-such-program"),
+        "{error}"
+    );
+    assert!(bench.runtime.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_executed_is_126() {
+    let Some(bench) = bench() else { return };
+    fs::write(bench.root().join("bin/plain"), "text").unwrap();
+    let error = bench.run(spec(&["/bin/plain"])).unwrap_err();
+    assert_eq!(error.exit_code(), Some(126), "{error:?}");
+    let error = bench.run(spec(&["/etc"])).unwrap_err();
+    assert_eq!(error.exit_code(), Some(126), "{error:?}");
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let Some(bench) = bench() else { return };
+    let script = bench.root().join("bin/script");
+    fs::write(&script, "#!/no/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = bench.run(spec(&["script"])).unwrap_err();
+    assert!(error.is_not_found(), "{error:?}");
+    assert!(error.hint().unwrap().fact().contains("interpreter"), "{error:?}");
+}
+
+#[test]
+fn what_is_not_done_is_refused_before_anything_is_made() {
+    let Some(bench) = bench() else { return };
+    let mut spec = shell("true").build().unwrap();
+    spec.process_mut().as_mut().unwrap().set_terminal(Some(true));
+    let error = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null()).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("process.terminal"), "{error}");
+}
+
+/// What of this process could have been changed or left behind by a container.
+pub(crate) fn host_state() -> Vec<String> {
+    let mut state = Vec::new();
+    for file in ["mountinfo", "oom_score_adj", "limits", "cgroup"] {
+        state.push(fs::read_to_string(format!("/proc/self/{file}")).unwrap());
+    }
+    for link in ["cwd", "root", "ns/mnt", "ns/user", "ns/pid", "ns/net"] {
+        state.push(fs::read_link(format!("/proc/self/{link}")).unwrap().display().to_string());
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let kept = ["Umask", "SigBlk", "SigIgn", "SigCgt", "Cap", "Uid", "Gid", "NoNewPrivs"];
+    state.extend(
+        status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned),
+    );
+    state.push(format!("{:?}", rustix::process::dumpable_behavior()));
+    state
+}
+
+#[test]
+fn every_step_can_fail_and_leaves_nothing() {
+    let Some(bench) = bench() else { return };
+    let spec = shell("true").build().unwrap();
+    let plan = Plan::compile(&spec, bench.rootfs()).unwrap();
+    let before = host_state();
+    let mut named = 0;
+    for step in (0..u32::try_from(plan.len()).unwrap()).step_by(3) {
+        let options = CreateOptions::default().fail_at(step, Errno::from_raw(28));
+        let created = bench.runtime.create_with(&fresh_id(), &spec, bench.rootfs(), Io::null(), &options);
+        match created.and_then(|created| created.start()) {
+            Err(Error::Step { step: Some(at), errno, syscall, target, .. }) => {
+                assert_eq!((at, errno.raw()), (step, 28), "{syscall} {target}");
+                named += 1;
+            }
+            // A step on a branch that is not taken here.
+            Ok(running) => running.delete().unwrap(),
+            Err(other) => panic!("step {step}: {other:?}"),
+        }
+        assert!(bench.runtime.list().unwrap().is_empty(), "step {step}");
+    }
+    assert!(named > 60, "{named}");
+    assert_eq!(host_state(), before);
+}
+
+#[test]
+fn phases_are_in_order() {
+    let Some(bench) = bench() else { return };
+    let error = bench.run(shell("true").mount_bind("/no/such/file", "/x", true)).unwrap_err();
+    assert_eq!(error.phase(), Some(Phase::Mounts), "{error:?}");
+    assert_eq!(error.errno().unwrap().raw(), 2);
+}

@@ -1,0 +1,101 @@
+//! Root filesystems assembled from layers.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use runtime::Rootfs;
+
+use crate::support::{Bench, bench, directory, shell, skipped};
+
+fn layers(bench: &Bench, count: usize) -> Vec<OwnedFd> {
+    let mut lower = Vec::new();
+    for number in (0..count).rev() {
+        let dir = bench.dir.path().join(format!("layer{number}"));
+        fs::create_dir_all(dir.join("etc")).unwrap();
+        fs::write(dir.join(format!("etc/l{number}")), "").unwrap();
+        fs::write(dir.join("etc/top"), number.to_string()).unwrap();
+        lower.push(directory(&dir));
+    }
+    lower.push(directory(&bench.root()));
+    lower
+}
+
+fn changes(at: &Path) -> (OwnedFd, OwnedFd) {
+    for name in ["upper", "work"] {
+        fs::create_dir(at.join(name)).unwrap();
+    }
+    (directory(&at.join("upper")), directory(&at.join("work")))
+}
+
+fn can_overlay() -> bool {
+    match runtime::Host::probe().overlay {
+        Ok(()) => true,
+        Err(hint) => {
+            skipped(&hint.to_string());
+            false
+        }
+    }
+}
+
+#[test]
+fn changes_go_to_the_upper_directory_alone() {
+    let Some(bench) = bench() else { return };
+    if !can_overlay() {
+        return;
+    }
+    let lower = layers(&bench, 3);
+    let (upper, work) = changes(bench.dir.path());
+    let rootfs = Rootfs::Overlay { lower, upper: Some(upper), work: Some(work) };
+    let script = "cat /etc/top; echo new > /etc/new; rm /etc/l1; ls /etc";
+    let (exit, output) = bench.run_in(shell(script), rootfs).unwrap();
+    assert!(exit.success(), "{output}");
+    assert_eq!(output, "2l0\nl2\nnew\ntop\n");
+    assert_eq!(fs::read_to_string(bench.dir.path().join("upper/etc/new")).unwrap(), "new\n");
+    assert!(bench.dir.path().join("layer1/etc/l1").exists());
+    assert!(fs::symlink_metadata(bench.dir.path().join("upper/etc/l1")).is_ok(), "a whiteout");
+}
+
+#[test]
+fn a_hundred_and_thirty_layers() {
+    let Some(bench) = bench() else { return };
+    if !can_overlay() {
+        return;
+    }
+    let lower = layers(&bench, 130);
+    let (upper, work) = changes(bench.dir.path());
+    let rootfs = Rootfs::Overlay { lower, upper: Some(upper), work: Some(work) };
+    let (exit, output) = bench.run_in(shell("cat /etc/top; set -- /etc/l*; echo \" $#\""), rootfs).unwrap();
+    assert!(exit.success(), "{output}");
+    assert_eq!(output, "129 130\n");
+}
+
+#[test]
+fn without_an_upper_directory_it_is_read_only() {
+    let Some(bench) = bench() else { return };
+    if !can_overlay() {
+        return;
+    }
+    for name in ["dev", "proc", "sys"] {
+        assert!(bench.root().join(name).exists());
+    }
+    for count in [0, 2] {
+        let rootfs = Rootfs::Overlay { lower: layers(&bench, count), upper: None, work: None };
+        let (exit, output) = bench.run_in(shell("cat /proc/self/comm; touch /x"), rootfs).unwrap();
+        assert!(!exit.success() && output.starts_with("cat\n"), "{count}: {output}");
+    }
+}
+
+#[test]
+fn a_layer_that_was_replaced_is_noticed() {
+    let Some(bench) = bench() else { return };
+    let lower = layers(&bench, 1);
+    fs::rename(bench.dir.path().join("layer0"), bench.dir.path().join("moved")).unwrap();
+    fs::create_dir(bench.dir.path().join("layer0")).unwrap();
+    // The descriptor still leads to the directory, under its new name.
+    let rootfs = Rootfs::Overlay { lower, upper: None, work: None };
+    if can_overlay() {
+        let (_, output) = bench.run_in(shell("cat /etc/top"), rootfs).unwrap();
+        assert_eq!(output, "0");
+    }
+}
