@@ -118,7 +118,7 @@ impl Ignore {
         let mut state = DirState { matched: vec![false; self.patterns.len()] };
         for (index, (pattern, slot)) in self.patterns.iter().zip(&mut state.matched).enumerate() {
             let inherited = parent.matched.get(index) == Some(&true);
-            *slot = inherited || (pattern.exception == ignored && pattern.matches(path));
+            *slot = inherited || pattern.matches(path);
             if *slot {
                 ignored = !pattern.exception;
             }

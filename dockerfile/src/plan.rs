@@ -12,6 +12,7 @@
 //! needs is there.
 
 mod definition;
+mod dot;
 mod file;
 mod run;
 mod stage;

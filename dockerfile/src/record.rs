@@ -47,9 +47,14 @@ pub fn record(file: &Dockerfile, plan: &Plan) -> Map<String, Value> {
         list(&mut out, "history", history);
     }
     let (mut sources, mut execs, mut files) = (Vec::new(), Vec::new(), Vec::new());
+    let mut images = BTreeMap::new();
     for step in &plan.steps {
         match &step.op {
-            Op::Image(image) => sources.push(json!(format!("docker-image://{}", image.reference.canonical()))),
+            Op::Image(image) => {
+                let name = image.reference.canonical();
+                let name = name.split('@').next().unwrap_or("");
+                images.insert(image.reference.canonical(), json!(format!("docker-image://{name}")));
+            }
             Op::Context(context) => {
                 sources.push(json!(format!("local://{}", context.name.as_deref().unwrap_or("context"))));
             }
@@ -79,7 +84,11 @@ pub fn record(file: &Dockerfile, plan: &Plan) -> Map<String, Value> {
             Op::Files(step) => step.actions.iter().for_each(|action| file_record(action, &mut files)),
         }
     }
-    for (key, values) in [("sources", sources), ("execs", execs), ("files", files)] {
+    // Images that differ in their digest alone are two.
+    sources.extend(images.into_values());
+    sources.sort_by_key(Value::to_string);
+    list(&mut out, "sources", sources);
+    for (key, values) in [("execs", execs), ("files", files)] {
         let set: BTreeMap<String, Value> = values.into_iter().map(|value| (value.to_string(), value)).collect();
         list(&mut out, key, set.into_values().collect());
     }

@@ -76,51 +76,95 @@ impl Pattern {
     }
 }
 
-/// The syntax of Go's `filepath.Match`.
+/// Whether `filepath.Match(text, ".")` finds no error. It looks at a part between stars only when those before match.
 fn is_valid(text: &str) -> bool {
-    let mut chars = text.chars().peekable();
-    while let Some(ch) = chars.next() {
-        match ch {
-            '\\' if chars.next().is_none() => return false,
-            '[' => {
-                if chars.peek() == Some(&'^') {
-                    chars.next();
-                }
-                let mut ranges = 0;
-                loop {
-                    if ranges > 0 && chars.peek() == Some(&']') {
-                        chars.next();
-                        break;
-                    }
-                    let mut one = || match chars.next() {
-                        None | Some('-' | ']') => false,
-                        Some('\\') => chars.next().is_some(),
-                        Some(_) => true,
-                    };
-                    if !one() {
-                        return false;
-                    }
-                    if chars.peek() == Some(&'-') {
-                        chars.next();
-                        let ok = match chars.next() {
-                            None | Some('-' | ']') => false,
-                            Some('\\') => chars.next().is_some(),
-                            Some(_) => true,
-                        };
-                        if !ok {
-                            return false;
-                        }
-                    }
-                    if chars.peek().is_none() {
-                        return false;
-                    }
-                    ranges += 1;
-                }
+    let (mut rest, mut name) = (text, ".");
+    while !rest.is_empty() {
+        let chunk_start = rest.trim_start_matches('*');
+        let star = chunk_start.len() < rest.len();
+        let (chunk, tail) = chunk_start.split_at_checked(chunk_end(chunk_start)).unwrap_or((chunk_start, ""));
+        rest = tail;
+        if star && chunk.is_empty() {
+            return true;
+        }
+        let mut found = None;
+        let skips = if star { name.len() } else { 0 };
+        for skip in 0..=skips {
+            let Some(left) = match_chunk(chunk, name.get(skip..).unwrap_or("")) else { return false };
+            if let Some(left) = left
+                && (left.is_empty() || !rest.is_empty())
+            {
+                found = Some(left);
+                break;
             }
-            _ => {}
+        }
+        match found {
+            Some(left) => name = left,
+            None => return true,
         }
     }
     true
+}
+
+/// Where the next star outside brackets stands.
+fn chunk_end(text: &str) -> usize {
+    let mut inside = false;
+    let mut chars = text.char_indices();
+    while let Some((at, ch)) = chars.next() {
+        match ch {
+            '\\' => {
+                chars.next();
+            }
+            '[' => inside = true,
+            ']' => inside = false,
+            '*' if !inside => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Matches a part without stars: `None` when it is malformed, `Some(None)` when it does not match.
+fn match_chunk<'a>(chunk: &str, name: &'a str) -> Option<Option<&'a str>> {
+    let mut chars = chunk.chars().peekable();
+    let mut rest = name.chars();
+    let mut fits = true;
+    while let Some(ch) = chars.next() {
+        let have = rest.next();
+        fits &= have.is_some();
+        match ch {
+            '[' => {
+                let negated = chars.next_if_eq(&'^').is_some();
+                let (mut ranges, mut inside) = (0, false);
+                loop {
+                    if ranges > 0 && chars.next_if_eq(&']').is_some() {
+                        break;
+                    }
+                    let low = class_char(&mut chars)?;
+                    let high = if chars.next_if_eq(&'-').is_some() { class_char(&mut chars)? } else { low };
+                    inside |= have.is_some_and(|have| (low..=high).contains(&have));
+                    ranges += 1;
+                }
+                fits &= inside != negated;
+            }
+            '?' => fits &= have != Some('/'),
+            '\\' => {
+                let escaped = chars.next()?;
+                fits &= have == Some(escaped);
+            }
+            ch => fits &= have == Some(ch),
+        }
+    }
+    Some(fits.then_some(rest.as_str()))
+}
+
+fn class_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<char> {
+    let ch = match chars.next()? {
+        '-' | ']' => return None,
+        '\\' => chars.next()?,
+        ch => ch,
+    };
+    chars.peek().map(|_| ch)
 }
 
 fn compile(text: &str) -> Option<How> {
@@ -206,7 +250,11 @@ fn tokens(expression: &str) -> Option<Vec<Token>> {
         let mut chars = rest.chars();
         let set = match chars.next()? {
             '[' => class(&mut chars)?,
-            '\\' => Set { ranges: escape(chars.next()?)?, ..Set::default() },
+            '\\' => match chars.next()? {
+                // Assertions and classes by name: nothing that a path's pattern can mean.
+                'b' | 'B' | 'A' | 'z' | 'C' | 'Q' | 'E' | 'p' | 'P' => Set::default(),
+                ch => Set { ranges: escape(ch)?, ..Set::default() },
+            },
             '.' => Set { dot: true, ..Set::default() },
             '^' => return None,
             ch => Set { ranges: vec![(ch, ch)], ..Set::default() },

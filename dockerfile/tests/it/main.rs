@@ -2,3 +2,5 @@
 
 mod data;
 mod expand;
+mod ignore;
+mod records;
