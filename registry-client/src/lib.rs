@@ -59,6 +59,9 @@ mod tag;
 mod task;
 mod transport;
 
+#[cfg(feature = "server")]
+pub mod server;
+
 pub use blob::{BlobPush, BlobStream, PushOptions};
 pub use client::{Client, ClientBuilder};
 pub use error::{Answer, Error, RegistryError, RequestLine, Result, TransportFailure};

@@ -24,6 +24,8 @@ pub(crate) use address::Reach;
 pub(crate) use body::Body;
 pub(crate) use pool::{Pool, PoolSettings};
 pub(crate) use response::Response;
+#[cfg(feature = "server")]
+pub(crate) use tls::provider as crypto_provider;
 pub use tls::{ClientIdentity, TlsRoots, TlsSettings};
 
 use crate::error::{Error, RequestLine, Result, TransportFailure, redacted};

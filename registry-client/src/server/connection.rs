@@ -207,7 +207,8 @@ pub(super) fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, ServerError> {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 let added = certificate.map_err(|error| error.to_string());
-                let added = added.and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+                let added =
+                    added.and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
                 added.map_err(|error| wrong(format!("the client authority is unusable: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)

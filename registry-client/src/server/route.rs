@@ -66,7 +66,11 @@ impl Route {
             if id.contains('/') {
                 return Err(NoRoute::Unknown);
             }
-            return Ok(if id.is_empty() { Self::Uploads { name } } else { Self::Upload { name, id: id.to_owned() } });
+            return Ok(if id.is_empty() {
+                Self::Uploads { name }
+            } else {
+                Self::Upload { name, id: id.to_owned() }
+            });
         }
         if let Some(name) = rest.strip_suffix("/blobs/uploads") {
             return Ok(Self::Uploads { name: checked(name)? });
@@ -123,7 +127,9 @@ fn is_component(component: &str) -> bool {
         return false;
     }
     let separators = component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    separators.filter(|part| !part.is_empty()).all(|part| matches!(part, "." | "_" | "__") || part.bytes().all(|b| b == b'-'))
+    separators
+        .filter(|part| !part.is_empty())
+        .all(|part| matches!(part, "." | "_" | "__") || part.bytes().all(|b| b == b'-'))
 }
 
 /// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` of the distribution spec.
@@ -202,7 +208,9 @@ mod tests {
         for good in ["a", "a0", "a.b", "a_b", "a__b", "a-b", "a---b", "0"] {
             assert!(is_name(good), "{good}");
         }
-        for bad in ["", "A", "-a", "a-", "a..b", "a___b", "a._b", "a/", "/a", "a//b", ".", "..", "_layout", "é"] {
+        for bad in
+            ["", "A", "-a", "a-", "a..b", "a___b", "a._b", "a/", "/a", "a//b", ".", "..", "_layout", "é"]
+        {
             assert!(!is_name(bad), "{bad}");
         }
     }
