@@ -113,7 +113,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     begin(&mut asm, maps.as_ref(), message);
 
     pivot::detach_from_host(&mut asm);
-    let root = rootfs::assemble(&mut asm, source, scratch);
+    let root = rootfs::assemble(&mut asm, source, &mount::points(mounts), scratch);
     let null = device::host_null(&mut asm, scratch);
     setting::sysctls(&mut asm, &parameters, &kept)?;
     let masked = linux.masked_paths().as_deref().unwrap_or_default();

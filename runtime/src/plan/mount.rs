@@ -1,6 +1,6 @@
 //! Mounts: each is made detached, given its attributes, and attached to a descriptor beneath the root.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
@@ -85,6 +85,22 @@ pub(super) fn all(asm: &mut Assembler, root: Reg, mounts: &[Mount], scratch: At)
         one(asm, root, mount, &format!("mounts[{index}]"), scratch)?;
     }
     Ok(())
+}
+
+/// Where mounts go that stand on the root filesystem itself, not on another mount, and what each place has to be.
+pub(super) fn points(mounts: &[Mount]) -> Vec<(PathBuf, Kind)> {
+    let mut points: Vec<(PathBuf, Kind)> = vec![("dev".into(), Kind::Directory)];
+    for mount in mounts {
+        let dest = clean(mount.destination());
+        if points.iter().any(|(other, kind)| *kind == Kind::Directory && dest.starts_with(other)) {
+            continue;
+        }
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        let bound = options.bind || mount.typ().as_deref() == Some("bind");
+        let is_file = bound && mount.source().as_ref().is_some_and(|source| !source.is_dir());
+        points.push((dest, if is_file { Kind::File } else { Kind::Directory }));
+    }
+    points
 }
 
 fn one(asm: &mut Assembler, root: Reg, mount: &Mount, field: &str, scratch: At) -> Result<(), Error> {

@@ -51,12 +51,11 @@ impl Namespaces {
                     format!("the {name} namespace stands there twice"),
                 ));
             }
-            match namespace.path() {
-                None => found.new |= flag,
-                Some(path) => {
-                    found.joined.push((flag, format!("{name} namespace {}", path.display()), open(path)?))
-                }
-            }
+            let Some(path) = namespace.path() else {
+                found.new |= flag;
+                continue;
+            };
+            found.joined.push((flag, format!("{name} namespace {}", path.display()), open(path)?));
         }
         Ok(found)
     }

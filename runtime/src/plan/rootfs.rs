@@ -1,10 +1,12 @@
 //! The root filesystem as a mount that is attached to nothing yet.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use super::assemble::{Assembler, At, Reg};
-use super::mount::{MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE, open_tree, set_attributes};
-use super::reach::HostFile;
+use super::mount::{MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE, attach_over_root, open_tree, set_attributes};
+use super::reach::{HostFile, Kind, path_bytes};
 use crate::{Error, Phase, Rootfs};
 
 /// `FSCONFIG_*` commands of `fsconfig(2)`.
@@ -70,7 +72,14 @@ impl Source {
 }
 
 /// Makes the mount; returns its descriptor, which also is the root filesystem's.
-pub(super) fn assemble(asm: &mut Assembler, source: Source, scratch: At) -> Reg {
+///
+/// `mount_points` are the places where something will be mounted, with what each has to be.
+pub(super) fn assemble(
+    asm: &mut Assembler,
+    source: Source,
+    mount_points: &[(PathBuf, Kind)],
+    scratch: At,
+) -> Reg {
     asm.phase(Phase::Rootfs);
     match source {
         Source::Bind(file) => bind(asm, &file, scratch),
@@ -85,7 +94,7 @@ pub(super) fn assemble(asm: &mut Assembler, source: Source, scratch: At) -> Reg 
             set_attributes(asm, mount, MOUNT_ATTR_RDONLY, 0, 0, false, "the root filesystem, read-only");
             mount
         }
-        Source::Overlay { lower, upper } => overlay(asm, &lower, upper.as_ref(), scratch),
+        Source::Overlay { lower, upper } => overlay(asm, &lower, upper.as_ref(), mount_points, scratch),
     }
 }
 
@@ -101,6 +110,7 @@ fn overlay(
     asm: &mut Assembler,
     lower: &[HostFile],
     upper: Option<&(HostFile, HostFile)>,
+    mount_points: &[(PathBuf, Kind)],
     scratch: At,
 ) -> Reg {
     let kind = asm.text("overlay");
@@ -109,12 +119,13 @@ fn overlay(
     // Where nobody is privileged, whiteouts and the like can only be written down in user attributes; always so,
     // so that one store serves root and users alike.
     fs_flag(asm, fs, "userxattr", "overlay");
-    let mut layers: Vec<(&str, &HostFile)> = lower.iter().map(|file| ("lowerdir+", file)).collect();
-    if let Some((upper, work)) = upper {
-        layers.push(("upperdir", upper));
-        layers.push(("workdir", work));
+    for file in lower {
+        let directory = file.open(asm, scratch, "lowerdir+");
+        fs_directory(asm, fs, "lowerdir+", directory);
+        asm.close(directory);
     }
-    for (key, file) in layers {
+    skeleton(asm, fs, mount_points);
+    for (key, file) in upper.iter().flat_map(|(upper, work)| [("upperdir", upper), ("workdir", work)]) {
         let directory = file.open(asm, scratch, key);
         fs_directory(asm, fs, key, directory);
         asm.close(directory);
@@ -128,7 +139,44 @@ fn overlay(
     mount
 }
 
-/// Gives a directory to overlay: by descriptor (Linux 6.13), else by the descriptor's name in /proc (Linux 6.7).
+/// Adds a lowest layer in memory that has nothing but the mount points. Where the image has them, it has no effect;
+/// where it has not, they are found here, so none has to be made in the upper directory and ends in a layer.
+fn skeleton(asm: &mut Assembler, overlay: Reg, mount_points: &[(PathBuf, Kind)]) {
+    let what = "a lowest layer for the mount points";
+    let kind = asm.text("tmpfs");
+    let fs = asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], what).out();
+    fs_string(asm, fs, "mode", "0755", what);
+    let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, what);
+    let root = asm.call("fsmount", libc::SYS_fsmount, &[fs.into(), 1.into(), 0.into()], what).out();
+    asm.close(fs);
+    let mut made = BTreeSet::new();
+    for (path, kind) in mount_points {
+        let mut prefix = PathBuf::new();
+        let count = path.components().count();
+        for (index, name) in path.components().enumerate() {
+            prefix.push(name);
+            if !made.insert(prefix.clone()) {
+                continue;
+            }
+            let text = asm.text(path_bytes(&prefix));
+            let shown = format!("/{} in the lowest layer", prefix.display());
+            if index + 1 == count && *kind == Kind::File {
+                let args = [root.into(), text.into(), (libc::S_IFREG | 0o644).into(), 0.into()];
+                asm.call("mknodat", libc::SYS_mknodat, &args, shown).ignore();
+            } else {
+                asm.call("mkdirat", libc::SYS_mkdirat, &[root.into(), text.into(), 0o755.into()], shown)
+                    .ignore();
+            }
+        }
+    }
+    // Overlay takes no detached mount as a layer.
+    attach_over_root(asm, root, what);
+    fs_directory(asm, overlay, "lowerdir+", root);
+    asm.close(root);
+}
+
+/// Gives a directory to overlay: by descriptor (Linux 6.13), else as the working directory (Linux 6.7).
 fn fs_directory(asm: &mut Assembler, fs: Reg, key: &str, directory: Reg) {
     let (by_name, done) = (asm.label(), asm.label());
     let name = asm.text(key);
@@ -138,9 +186,7 @@ fn fs_directory(asm: &mut Assembler, fs: Reg, key: &str, directory: Reg) {
         .on(libc::EINVAL, by_name)
         .on(libc::EBADF, by_name);
     asm.here(by_name);
-    let empty = asm.text("");
-    // FSCONFIG_SET_PATH_EMPTY is not taken by overlay; move to the directory and name it ".".
-    let _ = empty;
+    // Strings are looked up from the working directory, so that no long path has to be given.
     asm.call("fchdir", libc::SYS_fchdir, &[directory.into()], format!("overlay: {key}"));
     let dot = asm.text(".");
     let args = [fs.into(), FSCONFIG_SET_STRING.into(), name.into(), dot.into(), 0.into()];

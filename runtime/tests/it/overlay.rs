@@ -57,6 +57,27 @@ fn changes_go_to_the_upper_directory_alone() {
 }
 
 #[test]
+fn mount_points_leave_no_stubs() {
+    let Some(bench) = bench() else { return };
+    if !can_overlay() {
+        return;
+    }
+    for name in ["dev", "proc", "sys"] {
+        fs::remove_dir(bench.root().join(name)).unwrap();
+    }
+    let resolv = bench.dir.path().join("resolv");
+    fs::write(&resolv, "nameserver").unwrap();
+    let (upper, work) = changes(bench.dir.path());
+    let rootfs = Rootfs::Overlay { lower: layers(&bench, 1), upper: Some(upper), work: Some(work) };
+    let spec = shell("cat /etc/resolv.conf; cat /etc/top").mount_bind(&resolv, "/etc/resolv.conf", true);
+    let (exit, output) = bench.run_in(spec, rootfs).unwrap();
+    assert!(exit.success() && output == "nameserver0", "{output}");
+    let left: Vec<_> =
+        fs::read_dir(bench.dir.path().join("upper")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_hundred_and_thirty_layers() {
     let Some(bench) = bench() else { return };
     if !can_overlay() {
