@@ -1,1 +1,27 @@
-//! cooperage.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod build;
+mod container;
+mod engine;
+mod error;
+mod event;
+mod process;
+mod pull;
+mod push;
+mod task;
+mod user;
+
+// The public interface is:
+pub use build::{Build, Built, Context, StepReport, Timestamps};
+pub use container::{Container, Ended};
+pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};
+pub use error::{Error, Result};
+pub use event::{Event, EventSink, Stream};
+pub use pull::Pull;
+
+pub use dockerfile;
+pub use image_core as image;
+pub use layer_store as store;
+pub use registry_client as registry;
+pub use runtime;

@@ -107,6 +107,14 @@ pub struct CacheRecord {
     pub made: Option<Timestamp>,
 }
 
+impl CacheRecord {
+    /// A record of what a step made.
+    #[must_use]
+    pub const fn new(preimage: Preimage, layer: LayerKey, step: String, made: Option<Timestamp>) -> Self {
+        Self { preimage, layer, step, made }
+    }
+}
+
 impl Store {
     /// All cache records with their keys.
     ///

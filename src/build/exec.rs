@@ -1,0 +1,101 @@
+//! RUN: a process over a snapshot.
+
+use std::sync::Mutex;
+
+use dockerfile::plan::{Exec, MountKind, Security, Step};
+use image_core::Timestamp;
+use layer_store::{Layer, Transaction, View};
+
+use super::Build;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::process::{self, Request};
+use crate::task::blocking;
+use crate::user;
+
+/// How much of a failed step's output the error holds, in bytes: the last of it.
+const LOG_LIMIT: usize = 1 << 20;
+/// BuildKit's name for the host of every RUN.
+const HOSTNAME: &str = "buildkitsandbox";
+
+pub(super) async fn perform(
+    build: &Build,
+    number: usize,
+    step: &Step,
+    exec: &Exec,
+    work: &Transaction,
+    below: &[Layer],
+    (epoch, time): (Timestamp, Timestamp),
+) -> Result<Layer> {
+    check(exec)?;
+    let view = View::of(below);
+    let user = user::resolve(&exec.user, &view, work.store().authority())?;
+    let mut env = exec.env.to_strings();
+    env.extend(exec.proxy.iter().map(|(name, value)| format!("{name}={value}")));
+    if exec.env.get("SOURCE_DATE_EPOCH").is_none() {
+        env.push(format!("SOURCE_DATE_EPOCH={}", epoch.seconds()));
+    }
+    let tmpfs = exec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Tmpfs { .. }));
+    let request = Request {
+        argv: exec.args.clone(),
+        env,
+        cwd: exec.cwd.clone(),
+        user,
+        hostname: exec.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
+        hosts: exec.extra_hosts.clone(),
+        network: match exec.network {
+            dockerfile::plan::Network::None => runtime::Network::None,
+            _ => runtime::Network::Host,
+        },
+        tmpfs: tmpfs.map(|mount| mount.target.clone()).collect(),
+    };
+    let snapshot = work.snapshot(below)?;
+    let id = process::fresh_id("step", snapshot.upper()?);
+    let log = Mutex::new(Vec::new());
+    let sink = |stream, bytes: &[u8]| {
+        let mut log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        log.extend_from_slice(bytes);
+        let over = log.len().saturating_sub(LOG_LIMIT);
+        log.drain(..over);
+        drop(log);
+        (build.events)(&Event::Output { number, stream, bytes: bytes.to_vec() });
+    };
+    let code = process::run(&build.engine, &id, snapshot.upper()?, request, false, &sink).await?;
+    if code != 0 {
+        let log = log.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        return Err(Error::StepFailed {
+            step: step.name.clone(),
+            command: exec.args.join(" "),
+            exit_code: code,
+            log: String::from_utf8_lossy(&log).into_owned(),
+            line: step.lines.first,
+        });
+    }
+    blocking(move || Ok(snapshot.commit(Some(time))?)).await
+}
+
+/// What cannot be done yet is refused by name, never left out.
+fn check(exec: &Exec) -> Result<()> {
+    if exec.security == Security::Insecure {
+        return Err(Error::unsupported("RUN --security=insecure"));
+    }
+    if !exec.devices.is_empty() {
+        return Err(Error::unsupported("RUN --device"));
+    }
+    if exec.shm_size.is_some() {
+        return Err(Error::unsupported("a size of /dev/shm"));
+    }
+    for mount in &exec.mounts {
+        let name = match &mount.kind {
+            MountKind::Tmpfs { size: None } => continue,
+            MountKind::Tmpfs { .. } => "tmpfs with a size",
+            MountKind::Bind { .. } => "bind",
+            MountKind::Cache { .. } => "cache",
+            MountKind::Secret { .. } => "secret",
+            MountKind::Ssh { .. } => "ssh",
+            _ => "a script in a heredoc with its own interpreter",
+        };
+        return Err(Error::unsupported(format!("RUN --mount: {name}")));
+    }
+    Ok(())
+}

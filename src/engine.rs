@@ -1,0 +1,289 @@
+//! The handle that a program holds: a store, a registry client and a runtime.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use image_core::{Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
+use layer_store::{Collected, ImageRecord, Store, Usage, View};
+use registry_client::Client;
+use runtime::{Runtime, UserMapping};
+
+use crate::error::{Error, Result};
+use crate::task::blocking;
+
+/// Tells the time; local records (when was this image built?) are stamped with it, images are not.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How an engine is made.
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Where the store is.
+    pub store: PathBuf,
+    /// Where the runtime keeps the state of running containers.
+    pub state: PathBuf,
+    /// Speaks to registries.
+    pub client: Option<Client>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// What images are pulled and built for.
+    pub platform: Platform,
+}
+
+impl fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineOptions")
+            .field("store", &self.store)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineOptions {
+    /// Everything below `directory`: `store` and `state`. Registries on loopback are spoken to in plain HTTP.
+    #[must_use]
+    pub fn rooted_at(directory: impl AsRef<Path>) -> Self {
+        let directory = directory.as_ref();
+        Self {
+            store: directory.join("store"),
+            state: directory.join("state"),
+            client: None,
+            clock: Arc::new(|| Timestamp::from_system(SystemTime::now())),
+            platform: Platform::host(),
+        }
+    }
+
+    /// Speaks to registries by `client`.
+    #[must_use]
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+}
+
+/// An engine. Cheap to clone; every clone works on the same store.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    client: Client,
+    runtime: Runtime,
+    state: PathBuf,
+    clock: Clock,
+    platform: Platform,
+    mapping: Option<UserMapping>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("store", &self.0.store.path()).finish_non_exhaustive()
+    }
+}
+
+/// An image of the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    record: ImageRecord,
+    config: Document<ImageConfig>,
+}
+
+impl Image {
+    /// Its ID: the digest of its config.
+    #[must_use]
+    pub fn id(&self) -> ImageId {
+        self.record.id()
+    }
+
+    /// Its config.
+    #[must_use]
+    pub fn config(&self) -> &ImageConfig {
+        self.config.value()
+    }
+
+    /// What the store knows of it.
+    #[must_use]
+    pub fn record(&self) -> &ImageRecord {
+        &self.record
+    }
+}
+
+impl Engine {
+    /// Opens an engine.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Runtime`], [`Error::Registry`] when a part cannot be set up.
+    pub async fn open(options: EngineOptions) -> Result<Self> {
+        blocking(move || {
+            let client = match options.client {
+                Some(client) => client,
+                None => Client::builder().loopback_plain_http(true).build()?,
+            };
+            let store = Store::open(&options.store)?;
+            let runtime = Runtime::builder().state_dir(options.state.join("runtime")).build()?;
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            // An ordinary user becomes root of a namespace that maps that one id.
+            let mapping = (!uid.is_root()).then(|| UserMapping::single(uid.as_raw(), gid.as_raw()));
+            let inner = Inner {
+                store,
+                client,
+                runtime,
+                state: options.state,
+                clock: options.clock,
+                platform: options.platform,
+                mapping,
+            };
+            crate::process::prepare_stubs(&inner.state)?;
+            Ok(Self(Arc::new(inner)))
+        })
+        .await
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The registry client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// The runtime.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.0.runtime
+    }
+
+    /// What images are pulled and built for.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.0.platform
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.0.state
+    }
+
+    pub(crate) fn mapping(&self) -> Option<&UserMapping> {
+        self.0.mapping.as_ref()
+    }
+
+    /// Now, by the engine's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        (self.0.clock)()
+    }
+
+    /// The image that `name` means: a name, an ID, or the beginning of one.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when there is none or more than one.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        self.load(self.0.store.resolve_image(name)?)
+    }
+
+    pub(crate) fn load(&self, record: ImageRecord) -> Result<Image> {
+        let config = self.0.store.config(&record)?;
+        Ok(Image { record, config })
+    }
+
+    /// The files of `image`, as one tree.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn view(&self, image: &Image) -> Result<View> {
+        Ok(View::of(&self.0.store.image_layers(&image.record)?))
+    }
+
+    /// Gives `image` a name. Gives what the name meant before.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<ImageId>> {
+        Ok(self.0.store.tag(name, &image.id(), Some(self.now()))?)
+    }
+
+    /// What the store costs.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(self.0.store.usage()?)
+    }
+
+    /// Removes what nothing needs any more.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn gc(&self) -> Result<Collected> {
+        let store = self.0.store.clone();
+        blocking(move || Ok(store.gc()?)).await
+    }
+
+    /// Removes images: those without a name, or with `all` those without a container. Gives their IDs and the names
+    /// that they lost.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn prune_images(&self, all: bool) -> Result<Pruned> {
+        let store = self.0.store.clone();
+        blocking(move || {
+            let used: Vec<ImageId> =
+                store.containers()?.into_iter().map(|container| container.image).collect();
+            let tags = store.tags()?;
+            let mut pruned = Pruned::default();
+            for record in store.images()? {
+                let id = record.id();
+                let names: Vec<Reference> =
+                    tags.iter().filter(|tag| tag.image == id).map(|tag| tag.name.clone()).collect();
+                let dangling = !names.iter().any(|name| name.tag().is_some());
+                if used.contains(&id) || !(all || dangling) {
+                    continue;
+                }
+                store.remove_image(&id)?;
+                pruned.images.push((id, names));
+            }
+            pruned.collected = store.gc()?;
+            Ok(pruned)
+        })
+        .await
+    }
+
+    /// Removes containers that do not run. Gives their IDs and the bytes that they took.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn prune_containers(&self) -> Result<(Vec<String>, u64)> {
+        let store = self.0.store.clone();
+        blocking(move || {
+            let (mut ids, mut bytes) = (Vec::new(), 0);
+            for container in store.containers()? {
+                match store.remove_container(&container.id) {
+                    Ok(size) => {
+                        bytes += size;
+                        ids.push(container.id);
+                    }
+                    // It runs.
+                    Err(layer_store::Error::InUse { .. } | layer_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(Error::Store(error)),
+                }
+            }
+            Ok((ids, bytes))
+        })
+        .await
+    }
+}
+
+/// What a prune removed.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// Images, with the names that they had.
+    pub images: Vec<(ImageId, Vec<Reference>)>,
+    /// What went with them.
+    pub collected: Collected,
+}

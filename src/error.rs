@@ -1,0 +1,156 @@
+//! The umbrella's error: which part failed, and how a build step failed.
+
+use std::path::PathBuf;
+
+use image_core::{DocumentError, ReferenceError};
+use thiserror::Error;
+
+/// A failure of the SDK.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store.
+    #[error("{0}")]
+    Store(#[source] layer_store::Error),
+    /// The registry.
+    #[error("{0}")]
+    Registry(#[source] Box<registry_client::Error>),
+    /// The runtime.
+    #[error("{0}")]
+    Runtime(#[source] Box<runtime::Error>),
+    /// The Dockerfile is refused; the diagnostics have spans and hints.
+    #[error("{} error(s) in the Dockerfile: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
+    Dockerfile(Box<dockerfile::Diagnostics>),
+    /// A name is none.
+    #[error("{0}")]
+    Reference(#[from] ReferenceError),
+    /// A document of a registry or of the store cannot be read.
+    #[error("cannot read {what}")]
+    Document {
+        /// Which one.
+        what: String,
+        /// Why.
+        source: DocumentError,
+    },
+    /// A file of the caller cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A RUN step ended with a failure. The log is whole up to its bound.
+    #[error("process {command:?} did not complete successfully: exit code: {exit_code}")]
+    StepFailed {
+        /// The step as it is shown.
+        step: String,
+        /// The command line.
+        command: String,
+        /// Its exit code, or 128 plus the signal.
+        exit_code: i32,
+        /// What it wrote, the last of it.
+        log: String,
+        /// First line of the instruction, 1-based.
+        line: u32,
+    },
+    /// A step cannot be done.
+    #[error("{step}: {reason}")]
+    Step {
+        /// The step as it is shown.
+        step: String,
+        /// Why.
+        reason: String,
+    },
+    /// A source of COPY or ADD is not there.
+    #[error("failed to compute cache key: {path:?}: not found")]
+    SourceNotFound {
+        /// The path.
+        path: String,
+        /// A path that is there and looks alike.
+        hint: Option<String>,
+    },
+    /// No manifest of an index suits the platform.
+    #[error("no match for platform {platform} in {reference}")]
+    NoPlatform {
+        /// The image.
+        reference: String,
+        /// What was wanted.
+        platform: String,
+    },
+    /// A user or group has no entry in the image.
+    #[error("unable to find {kind} {name}: no matching entries in {kind} file", kind = .kind)]
+    NoSuchUser {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// There is nothing to run.
+    #[error("no command specified")]
+    NoCommand,
+    /// Something that this version does not do.
+    #[error("not supported yet: {what}")]
+    Unsupported {
+        /// Its name.
+        what: String,
+    },
+    /// A worker thread ended without an answer.
+    #[error("a worker thread ended without an answer")]
+    Worker,
+}
+
+impl Error {
+    /// What was asked for is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_not_found(),
+            Self::Registry(error) => error.is_not_found(),
+            Self::Runtime(error) => error.is_not_found(),
+            Self::SourceNotFound { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// It needs a second user id, which this user does not have.
+    #[must_use]
+    pub fn needs_second_id(&self) -> bool {
+        matches!(self, Self::Runtime(error) if error.needs_second_id())
+    }
+
+    /// What may help, in words.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Runtime(error) => error.hint().map(|hint| format!("{}: {}", hint.fact(), hint.remedy())),
+            Self::SourceNotFound { hint, .. } => hint.as_ref().map(|hint| format!("did you mean {hint}?")),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into() }
+    }
+}
+
+impl From<layer_store::Error> for Error {
+    fn from(error: layer_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<registry_client::Error> for Error {
+    fn from(error: registry_client::Error) -> Self {
+        Self::Registry(Box::new(error))
+    }
+}
+
+impl From<runtime::Error> for Error {
+    fn from(error: runtime::Error) -> Self {
+        Self::Runtime(Box::new(error))
+    }
+}
+
+/// What the SDK's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

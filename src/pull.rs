@@ -1,0 +1,180 @@
+//! From a registry into the store.
+
+use image_core::{AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Reference};
+use layer_store::{ImageRecord, Layer, Transaction, View};
+
+use crate::engine::{Engine, Image};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventSink};
+use crate::task::blocking;
+
+/// How many blobs are downloaded at the same time, as in dockerd.
+const DOWNLOADS: usize = 3;
+
+/// What a pull did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Pull {
+    /// The image.
+    pub image: Image,
+    /// The digest of what the name means: of the index where there is one.
+    pub digest: Digest,
+    /// Nothing had to be done.
+    pub up_to_date: bool,
+}
+
+impl Engine {
+    /// Pulls the image `name`, for the engine's platform.
+    ///
+    /// # Errors
+    /// [`Error::Registry`], [`Error::Document`], [`Error::NoPlatform`], [`Error::Store`]; nothing is kept then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the store as it was.
+    pub async fn pull(&self, name: &Reference, events: &EventSink) -> Result<Pull> {
+        let name = name.with_default_tag();
+        let fetched = self.client().manifest(&name).await?;
+        let digest = fetched.descriptor.digest;
+        let read = |source| Error::Document { what: format!("the manifest of {name}"), source };
+        let (manifest, bytes) = match fetched.parse().map_err(read)? {
+            AnyManifest::Manifest(document) => document.into_parts(),
+            AnyManifest::Index(index) => {
+                let chosen = index.value().select(self.platform()).ok_or_else(|| Error::NoPlatform {
+                    reference: name.familiar(),
+                    platform: self.platform().to_string(),
+                })?;
+                match self.client().manifest(&name.at_digest(chosen.digest)).await?.parse().map_err(read)? {
+                    AnyManifest::Manifest(document) => document.into_parts(),
+                    _ => return Err(Error::unsupported("an index inside an index")),
+                }
+            }
+            _ => return Err(Error::unsupported("this kind of manifest")),
+        };
+        let media_type = manifest.media_type.clone().unwrap_or(MediaType::OciManifest);
+        let manifest_blob = Descriptor::of(media_type, &bytes);
+        let up_to_date = self.have(&name, &manifest, &manifest_blob)?;
+        let record = if up_to_date {
+            self.store().resolve_image(&manifest.config.digest.to_string())?
+        } else {
+            self.fetch(&name, manifest, manifest_blob, bytes, events).await?
+        };
+        let now = Some(self.now());
+        let id = record.id();
+        if name.tag().is_some() {
+            self.store().tag(&name, &id, now)?;
+        }
+        self.store().tag(&name.at_digest(digest), &id, now)?;
+        Ok(Pull { image: self.load(record)?, digest, up_to_date })
+    }
+
+    fn have(&self, name: &Reference, manifest: &Manifest, blob: &Descriptor) -> Result<bool> {
+        let Some(tag) = self.store().find_tag(name)? else { return Ok(false) };
+        let Ok(record) = self.store().image(&tag.image) else { return Ok(false) };
+        let same = record.config.digest == manifest.config.digest && record.manifest.as_ref() == Some(blob);
+        Ok(same && self.store().image_layers(&record).is_ok())
+    }
+
+    async fn fetch(
+        &self,
+        name: &Reference,
+        manifest: Manifest,
+        blob: Descriptor,
+        bytes: Vec<u8>,
+        events: &EventSink,
+    ) -> Result<ImageRecord> {
+        let work = self.store().begin()?;
+        let config = self.config(name, &manifest.config, &work).await?;
+        let diff_ids = config.value().rootfs.diff_ids.clone();
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(Error::unsupported(
+                "an image whose manifest and config have a different number of layers",
+            ));
+        }
+        let mut missing = Vec::new();
+        for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+            // Unpacked and either kept as a blob or made here: nothing to ask for.
+            let known = work.find(diff_id, &View::default())?.is_some_and(|known| known.index().packed);
+            if work.has_blob(layer)? || known {
+                events(&Event::Pull { digest: layer.digest, status: "Already exists" });
+            } else if !missing.contains(layer) {
+                events(&Event::Pull { digest: layer.digest, status: "Pulling fs layer" });
+                missing.push(layer.clone());
+            }
+        }
+        self.download(name, missing, &work, events).await?;
+        let layers = manifest.layers.clone();
+        let sink = events.clone();
+        let store = self.store().clone();
+        let now = self.now();
+        blocking(move || {
+            let mut stack: Vec<Layer> = Vec::new();
+            for (blob, diff_id) in layers.iter().zip(&diff_ids) {
+                let below = View::of(&stack);
+                let layer = match work.find(diff_id, &below)? {
+                    Some(layer) => layer,
+                    None => {
+                        let layer = work.unpack(blob, diff_id, &below)?.layer;
+                        sink(&Event::Pull { digest: blob.digest, status: "Pull complete" });
+                        layer
+                    }
+                };
+                stack.push(layer);
+            }
+            let config_blob = manifest.config.clone();
+            work.put_blob(blob.media_type.clone(), &bytes)?;
+            work.commit()?;
+            let mut record = ImageRecord::new(config_blob, &stack);
+            record.manifest = Some(blob);
+            record.blobs = layers;
+            record.built = store.image(&record.id()).ok().and_then(|known| known.built).or(Some(now));
+            store.put_image(&record)?;
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn config(
+        &self,
+        name: &Reference,
+        descriptor: &Descriptor,
+        work: &Transaction,
+    ) -> Result<Document<ImageConfig>> {
+        let read = |source| Error::Document { what: format!("the config of {name}"), source };
+        if descriptor.size > image_core::CONFIG_LIMIT {
+            let (kind, size, limit) = ("image config", descriptor.size, image_core::CONFIG_LIMIT);
+            return Err(read(image_core::DocumentError::TooLarge { kind, size, limit }));
+        }
+        let bytes = self.client().blob_into(name, descriptor, Vec::new()).await?;
+        work.put_blob(descriptor.media_type.clone(), &bytes)?;
+        Document::config(bytes).map_err(read)
+    }
+
+    async fn download(
+        &self,
+        name: &Reference,
+        blobs: Vec<Descriptor>,
+        work: &Transaction,
+        events: &EventSink,
+    ) -> Result<()> {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut waiting = blobs.into_iter();
+        loop {
+            while tasks.len() < DOWNLOADS
+                && let Some(blob) = waiting.next()
+            {
+                let (client, name, ingest, sink) =
+                    (self.client().clone(), name.clone(), work.ingest(&blob)?, events.clone());
+                tasks.spawn(async move {
+                    let ingest = client.blob_into(&name, &blob, ingest).await?;
+                    blocking(move || Ok(ingest.finish()?)).await?;
+                    sink(&Event::Pull { digest: blob.digest, status: "Download complete" });
+                    Ok::<_, Error>(())
+                });
+            }
+            match tasks.join_next().await {
+                Some(done) => done.map_err(|_| Error::Worker)??,
+                None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! From the store to a registry: layers, config, then the manifest.
+
+use bytes::Bytes;
+use image_core::{Descriptor, Document, Manifest, Reference};
+use registry_client::{BlobPush, PushOptions};
+
+use crate::engine::{Engine, Image};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventSink};
+use crate::task::blocking;
+
+/// How many blobs are uploaded at the same time, as in dockerd.
+const UPLOADS: usize = 5;
+
+impl Engine {
+    /// Pushes `image` as `name`. Gives the descriptor of its manifest.
+    ///
+    /// The first push fixes the encoding: from then on the image has one manifest digest, wherever it goes.
+    ///
+    /// # Errors
+    /// [`Error::Registry`], [`Error::Store`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves at most blobs without a manifest in the registry.
+    pub async fn push(&self, image: &Image, name: &Reference, events: &EventSink) -> Result<Descriptor> {
+        let name = name.with_default_tag();
+        let layers = &image.record().layers;
+        for layer in layers.iter().rev() {
+            events(&Event::Push { digest: *layer.diff_id.digest(), status: "Preparing" });
+        }
+        let (manifest, bytes, blobs) = self.fix_manifest(image).await?;
+        // The manifest says whether all is there already: one request for a push that changes nothing.
+        let known = self.client().head_manifest(&name).await?;
+        let same = known.is_some_and(|known| known.digest == manifest.digest);
+        let mut tasks = tokio::task::JoinSet::new();
+        let shown = layers.iter().map(|layer| Some(*layer.diff_id.digest()));
+        let mut waiting = blobs.into_iter().zip(shown.chain([None])).collect::<Vec<_>>().into_iter();
+        if same {
+            for layer in layers {
+                events(&Event::Push { digest: *layer.diff_id.digest(), status: "Layer already exists" });
+            }
+        }
+        while !same {
+            while tasks.len() < UPLOADS
+                && let Some((blob, shown)) = waiting.next()
+            {
+                let source = Box::new(self.store().blob(&blob)?);
+                let (client, name, sink) = (self.client().clone(), name.clone(), events.clone());
+                tasks.spawn(async move {
+                    let pushed = client.push_blob(&name, source, PushOptions::new()).await?;
+                    let status = match pushed {
+                        BlobPush::Exists => "Layer already exists",
+                        BlobPush::Mounted { .. } => "Mounted",
+                        _ => "Pushed",
+                    };
+                    if let Some(digest) = shown {
+                        sink(&Event::Push { digest, status });
+                    }
+                    Ok::<_, Error>(())
+                });
+            }
+            match tasks.join_next().await {
+                Some(done) => done.map_err(|_| Error::Worker)??,
+                None => break,
+            }
+        }
+        if !same {
+            self.client().push_manifest(&name, &manifest.media_type, Bytes::from(bytes)).await?;
+        }
+        self.store().tag(&name.at_digest(manifest.digest), &image.id(), Some(self.now()))?;
+        Ok(manifest)
+    }
+
+    /// The image's manifest and its blobs, layers first, config last. Encodes what is not encoded yet.
+    async fn fix_manifest(&self, image: &Image) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>)> {
+        let (store, id) = (self.store().clone(), image.id());
+        blocking(move || {
+            let mut record = store.image(&id)?;
+            if let Some(manifest) = &record.manifest
+                && store.has_blob(&manifest.digest)
+                && record.blobs.iter().all(|blob| store.has_blob(&blob.digest))
+            {
+                let bytes = store.read_blob(&manifest.digest)?;
+                let blobs = record.blobs.iter().chain([&record.config]).cloned().collect();
+                return Ok((manifest.clone(), bytes, blobs));
+            }
+            let work = store.begin()?;
+            let layers = store.image_layers(&record)?;
+            let blobs = layers.iter().map(|layer| work.encoded(layer)).collect::<Result<Vec<_>, _>>()?;
+            let manifest = Document::from_value(Manifest::oci(record.config.clone(), blobs.clone()));
+            let manifest =
+                manifest.map_err(|source| Error::Document { what: "the new manifest".to_owned(), source })?;
+            let descriptor = work.put_blob(image_core::MediaType::OciManifest, manifest.bytes())?;
+            work.commit()?;
+            record.manifest = Some(descriptor.clone());
+            record.blobs.clone_from(&blobs);
+            store.put_image(&record)?;
+            let all = blobs.into_iter().chain([record.config]).collect();
+            Ok((descriptor, manifest.bytes().to_vec(), all))
+        })
+        .await
+    }
+}
