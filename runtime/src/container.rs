@@ -3,11 +3,13 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use oci_spec::runtime::Process;
+
 use crate::child::Child;
-use crate::launch::Launched;
+use crate::launch::{Helper, Launched};
 use crate::runtime::Orphans;
 use crate::state::{Place, Record, Stage};
-use crate::{ContainerId, Error, Exit, Signal};
+use crate::{ContainerId, Error, Exec, Exit, Io, Signal};
 
 /// What every handle has.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(crate) struct Body {
     pub(crate) place: Place,
     pub(crate) record: Record,
     pub(crate) orphans: Orphans,
+    pub(crate) helper: Helper,
 }
 
 impl Body {
@@ -182,7 +185,20 @@ impl Running {
         self.child()?.kill(signal)
     }
 
-    /// Ends every process of the container, waits for it, and removes its cgroups and state.
+    /// Runs another process in the container. Returns when `execve` has succeeded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Step`]: see [`Error::is_not_found`] and [`Error::is_not_executable`]; [`Error::Spec`] and
+    /// [`Error::Unsupported`] before anything was made.
+    pub fn exec(&self, process: &Process, io: Io) -> Result<Exec, Error> {
+        match &self.body {
+            Some(body) => Exec::start(body, process, io),
+            None => Err(Error::NoSuchContainer { id: self.id.to_string() }),
+        }
+    }
+
+    /// Ends every process of the container, waits for it, and removes its state.
     ///
     /// # Errors
     ///
@@ -268,7 +284,7 @@ impl Container {
         }
     }
 
-    /// Ends every process of the container and removes its cgroups and state.
+    /// Ends every process of the container and removes its state.
     ///
     /// # Errors
     ///

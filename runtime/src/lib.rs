@@ -51,6 +51,7 @@
 mod child;
 mod container;
 mod error;
+mod exec;
 mod exit;
 mod hint;
 mod host;
@@ -68,6 +69,7 @@ mod userns;
 
 pub use container::{Container, Created, Running, Status};
 pub use error::{Errno, Error, Hint, Phase};
+pub use exec::Exec;
 pub use exit::{Exit, ExitStatus, Usage};
 pub use host::{CgroupSetup, Host};
 pub use id::ContainerId;

@@ -9,6 +9,7 @@ mod capability;
 mod compile;
 mod credential;
 mod device;
+mod exec;
 mod mount;
 mod namespace;
 mod option;
@@ -29,6 +30,7 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime::Spec;
 
 pub(crate) use compile::{Privilege, Request};
+pub(crate) use exec::ExecRequest;
 
 use crate::userns::IdMaps;
 use crate::{Error, Phase, Rootfs};
@@ -40,6 +42,8 @@ pub struct Plan {
     pub(crate) notes: Vec<Note>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) maps: Option<IdMaps>,
+    /// `CLONE_NEW*` flags of the namespaces that will not be the host's.
+    pub(crate) namespaces: u32,
     pub(crate) programs: Vec<String>,
 }
 
@@ -63,6 +67,11 @@ impl Plan {
 
     pub(crate) fn create(request: Request<'_>) -> Result<Self, Error> {
         compile::create(request)
+    }
+
+    /// A plan that runs another process in a container.
+    pub(crate) fn exec(request: ExecRequest<'_>) -> Result<Self, Error> {
+        exec::compile(request)
     }
 
     /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.

@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::child::Child;
 use crate::container::Body;
@@ -62,7 +62,7 @@ impl Runtime {
         let place = Place::new(&self.state_dir, id);
         place.claim(id)?;
         let claim = Claim { place: &place, armed: true };
-        let mut record = Record::new(id, has_own_pids(spec));
+        let mut record = Record::new(id, plan.namespaces, plan.maps.clone());
         place.write(&record)?;
         tracing::debug!(%id, steps = plan.len(), "launching the helper");
         let launched = self.helper.launch(plan)?;
@@ -74,6 +74,7 @@ impl Runtime {
             place: place.clone(),
             record,
             orphans: self.orphans.clone(),
+            helper: self.helper.clone(),
         };
         claim.keep();
         // From here on the handle's own `drop` cleans up.
@@ -160,12 +161,6 @@ impl Runtime {
 fn container(id: ContainerId, place: Place, record: Record) -> Container {
     let child = record.init.as_ref().and_then(|init| Child::open(init.pid).filter(|_| init.exists()));
     Container { id, place, record, child }
-}
-
-fn has_own_pids(spec: &Spec) -> bool {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
 }
 
 /// An id that is given back unless the container comes to be.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::userns::IdMaps;
 use crate::{ContainerId, Error};
 
 /// Counts up with every change of [`Record`] that older versions cannot read.
@@ -31,8 +32,10 @@ pub(crate) struct Record {
     pub(crate) creator: Identity,
     /// The container's first process, once there is one.
     pub(crate) init: Option<Identity>,
-    /// Whether the container has a pid namespace of its own, so that its first process takes all others along.
-    pub(crate) own_pids: bool,
+    /// `CLONE_NEW*` flags of the namespaces that are not the host's.
+    pub(crate) namespaces: u32,
+    /// The ids of its user namespace, if it has one.
+    pub(crate) maps: Option<IdMaps>,
 }
 
 /// How far its creator came.
@@ -147,11 +150,11 @@ impl Place {
 }
 
 impl Record {
-    pub(crate) fn new(id: &ContainerId, own_pids: bool) -> Self {
+    pub(crate) fn new(id: &ContainerId, namespaces: u32, maps: Option<IdMaps>) -> Self {
         let pid = std::process::id();
         let unknown = Identity { pid, start_time: 0, boot: String::new() };
         let creator = Identity::of(pid).unwrap_or(unknown);
-        Self { version: VERSION, id: id.to_string(), stage: Stage::Creating, creator, init: None, own_pids }
+        Self { version: VERSION, id: id.to_string(), stage: Stage::Creating, creator, init: None, namespaces, maps }
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
         place.claim(&id).unwrap();
         assert!(matches!(place.claim(&id), Err(Error::Exists { .. })));
         assert_eq!(place.read().unwrap(), None);
-        let record = Record::new(&id, true);
+        let record = Record::new(&id, 0, None);
         place.write(&record).unwrap();
         assert_eq!(place.read().unwrap(), Some(record));
         fs::write(dir.path().join("one/state.json"), "{").unwrap();

@@ -6,10 +6,12 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Errno, Error, Hint, IdRange, Phase};
 
 /// The id maps of a new user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdMaps {
     pub(crate) uids: Vec<IdRange>,
     pub(crate) gids: Vec<IdRange>,
@@ -17,7 +19,8 @@ pub(crate) struct IdMaps {
 }
 
 /// Who is allowed to write the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) enum Way {
     /// This process, for any ids: it has CAP_SETUID and CAP_SETGID.
     Privileged,

@@ -340,7 +340,7 @@ impl Assembler {
         }
         bytes.resize(blob_at, 0);
         bytes.extend(blob);
-        Ok(Plan { bytes, notes: self.notes, fds: self.fds, maps: None, programs: Vec::new() })
+        Ok(Plan { bytes, notes: self.notes, fds: self.fds, maps: None, namespaces: 0, programs: Vec::new() })
     }
 }
 

@@ -108,7 +108,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         namespaces.makes(libc::CLONE_NEWUTS) || namespaces.joins(libc::CLONE_NEWUTS)
     });
     let parameters = sysctl_map(linux);
-    let kept = namespaces.only_new();
+    let (kept, flags) = (namespaces.only_new(), namespaces.flags());
     namespaces.enter(&mut asm, None);
     begin(&mut asm, maps.as_ref(), message);
 
@@ -146,6 +146,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
 
     let mut plan = asm.finish()?;
     plan.maps = maps;
+    plan.namespaces = flags;
     plan.programs = program.candidates;
     Ok(plan)
 }
@@ -174,7 +175,7 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
 }
 
 /// The first steps of the new process.
-fn begin(asm: &mut Assembler, maps: Option<&IdMaps>, message: At) {
+pub(super) fn begin(asm: &mut Assembler, maps: Option<&IdMaps>, message: At) {
     asm.phase(Phase::Namespaces);
     // The host learns of the process, and writes its id maps, before the process says anything of its own.
     namespace::await_go(asm, message, "the host: the process is known and its id maps are written");

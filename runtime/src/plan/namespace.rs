@@ -60,6 +60,12 @@ impl Namespaces {
         Ok(found)
     }
 
+    /// `CLONE_NEW*` flags of all that are made or joined.
+    pub(super) fn flags(&self) -> u32 {
+        let all = self.joined.iter().fold(self.new, |all, (flag, ..)| all | flag);
+        u32::try_from(all).unwrap_or(0)
+    }
+
     /// The kinds that are made, without those that are joined.
     pub(super) fn only_new(&self) -> Self {
         Self { new: self.new, joined: Vec::new() }

@@ -1,5 +1,7 @@
 //! The ids of a user namespace.
 
+use serde::{Deserialize, Serialize};
+
 /// Which ids exist in a user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserMapping {
@@ -8,7 +10,7 @@ pub struct UserMapping {
 }
 
 /// A range of ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
     /// The first id inside.
     pub inside: u32,
