@@ -43,7 +43,6 @@ impl From<&str> for Secret {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::credential::Credentials;
 
     #[test]

@@ -1,0 +1,148 @@
+//! Bad networks and bad registries.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use image_core::{Digest, MediaType};
+use registry_client::server::Registry;
+use registry_client::server::fault::{Action, Fault};
+use registry_client::{Client, Error, Event, PushOptions};
+
+use crate::{Image, anonymous, blob, noise, quick, reference};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_cuts_of_a_download_cost_two_percent_at_most() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (client, name) = (anonymous(), reference(&registry, "x"));
+    let bytes = noise(9, 64 << 20);
+    let data = blob(MediaType::OciEmpty, bytes.clone());
+    let descriptor = image_core::BlobSource::descriptor(&data).clone();
+    client.push_blob(&name, Box::new(data), PushOptions::new()).await.unwrap();
+    registry.journal().clear();
+    for cut in 0..20u64 {
+        let length = 300_000 + (cut * 7_919_111) % 4_000_000;
+        registry.fault(Fault::new(Action::CutResponse(length)).method("GET").path("/blobs/").times(1));
+    }
+    let got = client.blob_into(&name, &descriptor, Vec::new()).await.unwrap();
+    assert_eq!(Digest::sha256(&got), descriptor.digest);
+    let entries = registry.journal().entries();
+    let sent: u64 = entries.iter().map(|entry| entry.sent).sum();
+    assert_eq!(entries.len(), 21);
+    assert!(entries[1..].iter().all(|entry| entry.headers.contains_key("range")));
+    assert!(sent as f64 <= 1.02 * bytes.len() as f64, "{sent} bytes for {}", bytes.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cuts_of_an_upload_resume_it() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (client, name) = (anonymous(), reference(&registry, "x"));
+    let bytes = noise(10, 24 << 20);
+    let data = blob(MediaType::OciEmpty, bytes.clone());
+    let descriptor = image_core::BlobSource::descriptor(&data).clone();
+    registry.fault(Fault::new(Action::CutRequest(9_000_000)).method("PUT").times(1));
+    registry.fault(Fault::new(Action::CutRequest(1_000_000)).method("PATCH").times(3));
+    client.push_blob(&name, Box::new(data), PushOptions::new()).await.unwrap();
+    assert_eq!(client.blob_into(&name, &descriptor, Vec::new()).await.unwrap(), bytes);
+    let posts = registry.journal().entries().iter().filter(|entry| entry.method == "POST").count();
+    assert_eq!(posts, 1, "one session from the start to the end");
+}
+
+#[tokio::test]
+async fn a_lie_about_the_content_is_found() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (client, image) = (anonymous(), Image::new(1, 50_000));
+    let name = reference(&registry, "x:1");
+    image.push(&client, &name).await;
+    registry.fault(Fault::new(Action::Corrupt).method("GET"));
+    let layer = image.descriptors().remove(1);
+    let outcome = client.blob_into(&name, &layer, Vec::new()).await;
+    assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "{outcome:?}");
+    let outcome = client.manifest(&name.at_digest(image.digest)).await;
+    assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "{outcome:?}");
+    let outcome = client.manifest(&name).await;
+    assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "the header tells: {outcome:?}");
+}
+
+#[tokio::test]
+async fn another_length_than_the_descriptor_says() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (client, image) = (anonymous(), Image::new(1, 50_000));
+    let name = reference(&registry, "x:1");
+    image.push(&client, &name).await;
+    for size in [49_999, 50_001] {
+        let mut layer = image.descriptors().remove(1);
+        layer.size = size;
+        let outcome = client.blob_into(&name, &layer, Vec::new()).await;
+        assert!(matches!(outcome, Err(Error::SizeMismatch { .. })), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_an_end_is_cut_at_the_cap() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    registry.fault(Fault::new(Action::Answer(200, vec![("content-length".into(), "99999999".into())])));
+    let outcome = anonymous().manifest(&reference(&registry, "x:1")).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn retry_after_is_obeyed_and_told() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let image = Image::new(1, 10);
+    let name = reference(&registry, "x:1");
+    image.push(&anonymous(), &name).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let client = Client::builder()
+        .loopback_plain_http(true)
+        .retry(quick())
+        .events(Arc::new(move |event: &Event| sink.lock().unwrap().push(event.clone())))
+        .build()
+        .unwrap();
+    let later = ("retry-after".to_owned(), "1".to_owned());
+    registry.fault(Fault::new(Action::Answer(429, vec![later])).method("GET").times(1));
+    registry.fault(Fault::new(Action::Status(503)).method("GET").times(2));
+    let start = Instant::now();
+    client.manifest(&name).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    let waits: Vec<Duration> = told
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|event| match event {
+            Event::Retry { wait, .. } => Some(*wait),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(waits.len(), 3);
+    assert_eq!(waits[0], Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_wait_that_is_too_long_is_an_answer() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let later = ("retry-after".to_owned(), "86400".to_owned());
+    registry.fault(Fault::new(Action::Answer(429, vec![later])));
+    let error = anonymous().manifest(&reference(&registry, "x:1")).await.unwrap_err();
+    assert_eq!(error.status(), Some(429));
+    assert_eq!(error.answer().unwrap().retry_after, Some(Duration::from_secs(86400)));
+    assert!(error.is_retryable());
+    assert_eq!(registry.journal().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_waits_for_is_cancelled() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    registry.fault(Fault::new(Action::Delay(Duration::from_secs(30))).method("PUT"));
+    let (client, name) = (anonymous(), reference(&registry, "x"));
+    let data = blob(MediaType::OciEmpty, noise(1, 1000));
+    let push = client.push_blob(&name, Box::new(data), PushOptions::new());
+    assert!(tokio::time::timeout(Duration::from_millis(500), push).await.is_err());
+    for _ in 0..100 {
+        if registry.journal().entries().iter().any(|entry| entry.method == "DELETE" && entry.status == 204) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no DELETE of the session: {:?}", registry.journal().entries());
+}

@@ -1,0 +1,109 @@
+//! What goes in comes out.
+
+use image_core::{Algorithm, Descriptor, Digest, MediaType, MemoryBlob};
+use registry_client::server::Registry;
+use registry_client::{BlobPush, PushOptions};
+
+use crate::{Image, anonymous, blob, noise, reference};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_in_memory() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (client, image) = (anonymous(), Image::new(3, 300_000));
+    let name = reference(&registry, "org/name:v1");
+    assert_eq!(client.head_manifest(&name).await.unwrap(), None);
+    assert!(client.manifest(&name).await.unwrap_err().is_not_found());
+    image.push(&client, &name).await;
+    image.check(&client, &name).await;
+    image.check(&client, &name.at_digest(image.digest)).await;
+    let head = client.head_manifest(&name).await.unwrap().unwrap();
+    assert_eq!((head.digest, head.size), (image.digest, image.manifest.len() as u64));
+    assert_eq!(client.tags(&name).await.unwrap(), ["v1"]);
+    assert_eq!(client.catalog(&registry.addr().to_string()).await.unwrap(), ["org/name"]);
+    registry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_outlives_its_registry() {
+    let directory = tempfile::tempdir().unwrap();
+    let (client, image) = (anonymous(), Image::new(2, 700_000));
+    let registry = Registry::directory(directory.path()).listen("127.0.0.1:0").await.unwrap();
+    image.push(&client, &reference(&registry, "a/b:v1")).await;
+    assert!(Registry::directory(directory.path()).listen("127.0.0.1:0").await.is_err(), "two of them");
+    registry.shutdown().await;
+    let layout = directory.path().join("a/b/_layout");
+    assert!(layout.join("oci-layout").exists() && layout.join("index.json").exists());
+    let registry = Registry::directory(directory.path()).listen("127.0.0.1:0").await.unwrap();
+    image.check(&client, &reference(&registry, "a/b:v1")).await;
+}
+
+#[tokio::test]
+async fn a_blob_is_sent_once_and_mounted_after_that() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let client = anonymous();
+    let (first, second) = (reference(&registry, "one"), reference(&registry, "two"));
+    let data = blob(MediaType::OciEmpty, noise(1, 1000));
+    let push = |to, options| client.push_blob(to, Box::new(data.clone()), options);
+    assert_eq!(push(&first, PushOptions::new()).await.unwrap(), BlobPush::Uploaded);
+    assert_eq!(push(&first, PushOptions::new()).await.unwrap(), BlobPush::Exists);
+    let mounted = push(&second, PushOptions::new().mount_from(first.clone())).await.unwrap();
+    assert_eq!(mounted, BlobPush::Mounted { from: "one".to_owned() });
+    let sent: u64 = registry.journal().entries().iter().map(|entry| entry.received).sum();
+    assert_eq!(sent, 1000);
+}
+
+#[tokio::test]
+async fn a_mount_that_fails_uses_the_session_it_got() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let client = anonymous();
+    let data = blob(MediaType::OciEmpty, noise(2, 1000));
+    let options = PushOptions::new().mount_from(reference(&registry, "nowhere"));
+    let pushed = client.push_blob(&reference(&registry, "two"), Box::new(data), options).await.unwrap();
+    assert_eq!(pushed, BlobPush::Uploaded);
+    assert_eq!(registry.journal().entries().iter().filter(|entry| entry.method == "POST").count(), 1);
+}
+
+#[tokio::test]
+async fn empty_blobs_and_sha512() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let client = anonymous();
+    let name = reference(&registry, "x");
+    for (algorithm, bytes) in
+        [(Algorithm::Sha256, vec![]), (Algorithm::Sha512, vec![]), (Algorithm::Sha512, noise(3, 5000))]
+    {
+        let digest = Digest::of(algorithm, &bytes);
+        let descriptor = Descriptor::new(MediaType::OciEmpty, digest, bytes.len() as u64);
+        let source = MemoryBlob::new(descriptor.clone(), bytes.clone());
+        client.push_blob(&name, Box::new(source), PushOptions::new()).await.unwrap();
+        assert_eq!(client.blob_into(&name, &descriptor, Vec::new()).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn pages_and_deletes() {
+    let registry = Registry::in_memory().page_size(2).listen("127.0.0.1:0").await.unwrap();
+    let (client, image) = (anonymous(), Image::new(1, 10));
+    for tag in ["b", "A", "c", "d", "e"] {
+        image.push(&client, &reference(&registry, &format!("x:{tag}"))).await;
+    }
+    let name = reference(&registry, "x:b");
+    assert_eq!(client.tags(&name).await.unwrap(), ["A", "b", "c", "d", "e"]);
+    assert!(client.delete_manifest(&name).await.unwrap());
+    assert!(!client.delete_manifest(&name).await.unwrap());
+    assert!(client.delete_manifest(&name.at_digest(image.digest)).await.unwrap());
+    assert_eq!(client.tags(&name).await.unwrap(), Vec::<String>::new());
+    let layer = image.descriptors().remove(1);
+    assert!(client.delete_blob(&name, &layer.digest).await.unwrap());
+    assert!(!client.blob_exists(&name, &layer).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_source_that_is_shorter_than_it_says_is_the_sources_error() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let bytes = noise(4, 1000);
+    let descriptor = Descriptor::new(MediaType::OciEmpty, Digest::sha256(&bytes), 2000);
+    let source = MemoryBlob::new(descriptor, bytes);
+    let outcome =
+        anonymous().push_blob(&reference(&registry, "x"), Box::new(source), PushOptions::new()).await;
+    assert!(matches!(outcome, Err(registry_client::Error::BlobRead { .. })), "{outcome:?}");
+}
