@@ -239,9 +239,9 @@ pub enum Error {
         /// The request.
         request: RequestLine,
         /// The digest that was asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The content is shorter or longer than its descriptor says.
     #[error("{request}: content has {actual} bytes, expected {expected}")]

@@ -108,7 +108,11 @@ impl Client {
             Some(expected) => {
                 let actual = Digest::of(expected.algorithm(), &bytes);
                 if actual != expected {
-                    return Err(Error::DigestMismatch { request: line, expected, actual });
+                    return Err(Error::DigestMismatch {
+                        request: line,
+                        expected: Box::new(expected),
+                        actual: Box::new(actual),
+                    });
                 }
                 actual
             }
@@ -118,7 +122,11 @@ impl Client {
             && stated.algorithm() == digest.algorithm()
             && stated != digest
         {
-            return Err(Error::DigestMismatch { request: line, expected: digest, actual: stated });
+            return Err(Error::DigestMismatch {
+                request: line,
+                expected: Box::new(digest),
+                actual: Box::new(stated),
+            });
         }
         // Old registries serve `application/json`; the document itself says more.
         let media_type = match media_type {
@@ -158,7 +166,11 @@ impl Client {
         }
         let request = RequestLine::new(&Method::PUT, &url);
         if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
-            return Err(Error::DigestMismatch { request, expected: *expected, actual: digest });
+            return Err(Error::DigestMismatch {
+                request,
+                expected: Box::new(*expected),
+                actual: Box::new(digest),
+            });
         }
         if bytes.len() as u64 > MANIFEST_LIMIT {
             return Err(Error::TooLarge { request, limit: MANIFEST_LIMIT });
@@ -181,7 +193,11 @@ impl Client {
             && stated.algorithm() == algorithm
             && stated != digest
         {
-            return Err(Error::DigestMismatch { request, expected: digest, actual: stated });
+            return Err(Error::DigestMismatch {
+                request,
+                expected: Box::new(digest),
+                actual: Box::new(stated),
+            });
         }
         self.engine().tell(&Event::ManifestPushed { digest });
         Ok(Descriptor::new(media_type.clone(), digest, size))
@@ -253,7 +269,11 @@ pub(crate) fn refuse_encoding(response: &Response) -> Result<()> {
 fn check_known(line: &RequestLine, reference: &Reference, stated: &Digest) -> Result<()> {
     match reference.digest() {
         Some(expected) if expected.algorithm() == stated.algorithm() && expected != stated => {
-            Err(Error::DigestMismatch { request: line.clone(), expected: *expected, actual: *stated })
+            Err(Error::DigestMismatch {
+                request: line.clone(),
+                expected: Box::new(*expected),
+                actual: Box::new(*stated),
+            })
         }
         _ => Ok(()),
     }

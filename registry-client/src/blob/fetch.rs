@@ -141,7 +141,11 @@ impl BlobStream {
     fn verify(&self, digester: Digester) -> Result<()> {
         let (expected, actual) = (self.descriptor.digest, digester.finish());
         if actual != expected {
-            return Err(Error::DigestMismatch { request: self.line.clone(), expected, actual });
+            return Err(Error::DigestMismatch {
+                request: self.line.clone(),
+                expected: Box::new(expected),
+                actual: Box::new(actual),
+            });
         }
         let (digest, direction) = (expected, Direction::Download);
         self.client.engine().tell(&Event::Done { digest, direction });

@@ -94,7 +94,7 @@ impl Client {
                 }
                 // The registry has opened an upload instead; a second one would be left over.
                 Mount::Session(opened) => {
-                    session = Some(opened);
+                    session = Some(*opened);
                     break;
                 }
                 Mount::Refused => {}
@@ -147,7 +147,7 @@ impl Client {
         };
         match response.status() {
             201 => Ok(Mount::Mounted),
-            202 => Ok(Mount::Session(Session::from_response(self, repository, &response)?)),
+            202 => Ok(Mount::Session(Box::new(Session::from_response(self, repository, &response)?))),
             status if (400..500).contains(&status) && status != 429 => Ok(Mount::Refused),
             _ => Err(unexpected(response).await),
         }
@@ -156,6 +156,6 @@ impl Client {
 
 enum Mount {
     Mounted,
-    Session(Session),
+    Session(Box<Session>),
     Refused,
 }

@@ -142,7 +142,11 @@ impl<'u> Upload<'u> {
         let expected = self.descriptor.digest;
         match stated_digest(response)? {
             Some(actual) if actual.algorithm() == expected.algorithm() && actual != expected => {
-                Err(Error::DigestMismatch { request: response.line().clone(), expected, actual })
+                Err(Error::DigestMismatch {
+                    request: response.line().clone(),
+                    expected: Box::new(expected),
+                    actual: Box::new(actual),
+                })
             }
             _ => Ok(Step::Done),
         }

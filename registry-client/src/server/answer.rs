@@ -100,3 +100,10 @@ pub(super) fn internal(error: &dyn std::error::Error) -> Answer {
     tracing::error!(%error, "registry storage");
     self::error(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
 }
+
+/// Sets a member of a JSON object.
+pub(super) fn member(object: &mut serde_json::Value, key: &str, value: serde_json::Value) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(key.to_owned(), value);
+    }
+}

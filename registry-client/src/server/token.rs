@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use url::form_urlencoded;
 
 use super::access::Users;
-use super::answer::{Answer, Code, append, error, json};
+use super::answer::{Answer, Code, append, error, json, member};
 use super::route::Route;
 
 /// Tokens remembered; the oldest go first.
@@ -103,7 +103,7 @@ impl TokenServer {
         state.tokens.insert(token, (grants, now + self.lifetime));
         let offline = field("offline_token") == Some("true") || field("access_type") == Some("offline");
         if let (Some(user), true) = (user, offline) {
-            document["refresh_token"] = refresh.clone().into();
+            member(&mut document, "refresh_token", refresh.clone().into());
             state.refresh.insert(refresh, user);
         }
         drop(state);

@@ -107,3 +107,49 @@ async fn a_source_that_is_shorter_than_it_says_is_the_sources_error() {
         anonymous().push_blob(&reference(&registry, "x"), Box::new(source), PushOptions::new()).await;
     assert!(matches!(outcome, Err(registry_client::Error::BlobRead { .. })), "{outcome:?}");
 }
+
+#[tokio::test]
+async fn referrers_by_the_api_and_by_the_tag() {
+    for api in [true, false] {
+        let registry =
+            Registry::in_memory().referrers_api(api).page_size(1).listen("127.0.0.1:0").await.unwrap();
+        let (client, image) = (anonymous(), Image::new(1, 10));
+        let name = reference(&registry, "x:1");
+        image.push(&client, &name).await;
+        assert_eq!(client.referrers(&name, &image.digest, None).await.unwrap(), []);
+        let mut entries = Vec::new();
+        for kind in ["signature", "sbom"] {
+            let config = image.descriptors().remove(0);
+            let mut manifest = image_core::Manifest::oci(config, Vec::new());
+            manifest.artifact_type = Some(format!("application/vnd.example.{kind}"));
+            manifest.subject = Some(Descriptor::new(MediaType::OciManifest, image.digest, 1));
+            let bytes = serde_json::to_vec(&manifest).unwrap();
+            let digest = Digest::sha256(&bytes);
+            let at = name.at_digest(digest);
+            let mut entry = client.push_manifest(&at, &MediaType::OciManifest, bytes.into()).await.unwrap();
+            entry.artifact_type = manifest.artifact_type;
+            entries.push(entry);
+        }
+        if !api {
+            let index = serde_json::to_vec(&image_core::Index::oci(entries)).unwrap();
+            let tag = name.at_tag(&format!("sha256-{}", image.digest.hex())).unwrap();
+            client.push_manifest(&tag, &MediaType::OciIndex, index.into()).await.unwrap();
+        }
+        assert_eq!(client.referrers(&name, &image.digest, None).await.unwrap().len(), 2, "api {api}");
+        let sbom =
+            client.referrers(&name, &image.digest, Some("application/vnd.example.sbom")).await.unwrap();
+        assert_eq!(sbom.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn referrers_that_cannot_be_asked_for_are_not_none() {
+    use registry_client::server::fault::{Action, Fault};
+    for status in [401, 403, 429, 500, 503] {
+        let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+        registry.fault(Fault::new(Action::Status(status)).path("/referrers/"));
+        let subject = Digest::sha256(b"x");
+        let outcome = anonymous().referrers(&reference(&registry, "x:1"), &subject, None).await;
+        assert!(outcome.is_err(), "{status}");
+    }
+}

@@ -5,7 +5,7 @@ use image_core::Digest;
 use serde_json::{Value, json};
 
 use super::{Asked, Service, link_next};
-use crate::server::answer::{Answer, Code, error, json as json_answer, set, with_body};
+use crate::server::answer::{Answer, Code, error, json as json_answer, member, set, with_body};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -64,10 +64,10 @@ impl Service {
                     "mediaType": manifest.media_type, "digest": digest.to_string(), "size": manifest.bytes.len(),
                 });
                 if let Some(artifact_type) = &manifest.artifact_type {
-                    entry["artifactType"] = artifact_type.clone().into();
+                    member(&mut entry, "artifactType", artifact_type.clone().into());
                 }
                 if !manifest.annotations.is_empty() {
-                    entry["annotations"] = json!(manifest.annotations);
+                    member(&mut entry, "annotations", json!(manifest.annotations));
                 }
                 entry
             })
@@ -76,7 +76,8 @@ impl Service {
         let mut entries = found.unwrap_or_default();
         let more = entries.len() > self.settings.page;
         entries.truncate(self.settings.page);
-        let last = entries.last().and_then(|entry| entry["digest"].as_str()).map(str::to_owned);
+        let last =
+            entries.last().and_then(|entry| entry.get("digest").and_then(Value::as_str)).map(str::to_owned);
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
         let mut answer = with_body(StatusCode::OK, INDEX, index.to_string().into());
         if wanted.is_some() {

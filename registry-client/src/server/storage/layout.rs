@@ -10,6 +10,7 @@ use image_core::Digest;
 use serde_json::{Value, json};
 
 use super::{Content, Repository};
+use crate::server::answer::member;
 use crate::server::handle::describe;
 use crate::server::route::is_name;
 
@@ -53,7 +54,7 @@ pub(super) fn save(root: &Path, name: &str, repository: &Repository) -> io::Resu
         }
         for tag in tags {
             let mut entry = plain.clone();
-            entry["annotations"] = json!({ REF_NAME: tag });
+            member(&mut entry, "annotations", json!({ REF_NAME: tag }));
             entries.push(entry);
         }
     }

@@ -1,0 +1,147 @@
+//! Referrers: what refers to a manifest, from the API or, where a registry has none, from the tag that stands for it.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use image_core::{AnyManifest, Descriptor, Digest, MediaType, Reference};
+
+use crate::auth::{Action, ScopeSet};
+use crate::client::Client;
+use crate::engine::{Call, unexpected};
+use crate::error::{Error, Result};
+use crate::tag::{MAX_PAGE, next_page};
+use crate::transport::Response;
+
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+/// Pages of one list.
+const MAX_PAGES: usize = 1000;
+/// Entries of one list.
+const MAX_REFERRERS: usize = 100_000;
+/// Parts of the referrers tag, in characters: the tag grammar allows 128 in all.
+const TAG_PARTS: (usize, usize) = (32, 64);
+
+impl Client {
+    /// Descriptors of the manifests whose subject is `subject`, of one artifact type if one is given.
+    ///
+    /// Only a registry that says that it does not know means "none": a refusal or a failure is an error, because what
+    /// is not found here may be a signature that somebody relies on.
+    ///
+    /// # Errors
+    /// [`Error`]
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn referrers(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        let endpoint = self.endpoint(repository)?;
+        let digest = subject.to_string();
+        let segments = ["referrers", digest.as_str()];
+        let mut url = endpoint.repository_url(repository.path(), &segments);
+        if let Some(wanted) = artifact_type {
+            url.query_pairs_mut().append_pair("artifactType", wanted);
+        }
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut filtered = true;
+        let mut next = Some(url);
+        while let Some(url) = next {
+            let scopes = ScopeSet::repository(repository.path(), &[Action::Pull]);
+            let call = Call::new(Method::GET, url.clone(), &endpoint)
+                .scopes(repository.path(), scopes)
+                .header(ACCEPT, HeaderValue::from_static("application/vnd.oci.image.index.v1+json"));
+            let response = self.engine().call(call).await?;
+            if seen.is_empty()
+                && (response.status() == 404 || !is_index(&response))
+                && response.status() < 429
+            {
+                if !matches!(response.status(), 200 | 400 | 404 | 405) {
+                    return Err(unexpected(response).await);
+                }
+                return self.tagged_referrers(repository, subject, artifact_type).await;
+            }
+            if response.status() != 200 {
+                return Err(unexpected(response).await);
+            }
+            let line = response.line().clone();
+            let protocol = |what: &str| Error::Protocol { request: line.clone(), what: what.to_owned() };
+            seen.insert(url.to_string());
+            filtered &= response
+                .header(FILTERS_APPLIED)
+                .is_some_and(|text| text.split(',').any(|filter| filter.trim() == "artifactType"));
+            next = next_page(&response)?;
+            if next.as_ref().is_some_and(|next| seen.contains(next.as_str())) || seen.len() > MAX_PAGES {
+                return Err(protocol("the list of referrers has no end"));
+            }
+            let body = response.bytes(MAX_PAGE).await?;
+            let parsed = AnyManifest::parse(body.to_vec(), Some(&MediaType::OciIndex));
+            match parsed
+                .map_err(|source| Error::Manifest { request: line.clone(), source: Box::new(source) })?
+            {
+                AnyManifest::Index(index) => found.extend(index.into_parts().0.manifests),
+                _ => return Err(protocol("the referrers are not an index")),
+            }
+            if found.len() > MAX_REFERRERS {
+                return Err(protocol("the list of referrers has no end"));
+            }
+        }
+        Ok(of_type(found, artifact_type.filter(|_| !filtered)))
+    }
+
+    async fn tagged_referrers(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        let tag = referrers_tag(subject);
+        let reference = repository.at_tag(&tag).map_err(|_| Error::Reference {
+            reference: repository.to_string(),
+            what: "no tag for the referrers of this digest",
+        })?;
+        let fetched = match self.manifest(&reference).await {
+            Ok(fetched) => fetched,
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        match fetched.parse() {
+            Ok(AnyManifest::Index(index)) => Ok(of_type(index.into_parts().0.manifests, artifact_type)),
+            // Somebody's image happens to have that tag.
+            _ => Err(Error::Unsupported { what: format!("a referrers tag {tag} that is not an index") }),
+        }
+    }
+}
+
+fn is_index(response: &Response) -> bool {
+    response.header(CONTENT_TYPE).map(MediaType::parse) == Some(MediaType::OciIndex)
+}
+
+fn of_type(found: Vec<Descriptor>, wanted: Option<&str>) -> Vec<Descriptor> {
+    let matches = |descriptor: &Descriptor| {
+        wanted.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted))
+    };
+    found.into_iter().filter(matches).collect()
+}
+
+/// `sha256-HEX`, both parts cut to what a tag can hold (distribution-spec, "Referrers Tag Schema").
+fn referrers_tag(subject: &Digest) -> String {
+    let (algorithm, hex) = (subject.algorithm().name(), subject.hex());
+    let cut = |text: &str, length: usize| text.chars().take(length).collect::<String>();
+    format!("{}-{}", cut(algorithm, TAG_PARTS.0), cut(&hex, TAG_PARTS.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_for_long_digests_are_cut() {
+        let digest = Digest::of(image_core::Algorithm::Sha512, b"x");
+        assert_eq!(referrers_tag(&digest).len(), "sha512-".len() + 64);
+        assert_eq!(referrers_tag(&Digest::sha256(b"x")), format!("sha256-{}", Digest::sha256(b"x").hex()));
+    }
+}
