@@ -79,7 +79,7 @@ pub enum ErrorKind {
         word: String,
         /// Why.
         #[source]
-        cause: ExpandError,
+        cause: Box<ExpandError>,
     },
     /// FROM's image name is empty after expansion.
     #[error("base name ({0}) should not be blank")]
@@ -91,7 +91,7 @@ pub enum ErrorKind {
         name: String,
         /// Why.
         #[source]
-        cause: image_core::ReferenceError,
+        cause: Box<image_core::ReferenceError>,
     },
     /// `--platform` is empty after expansion.
     #[error("empty platform value from expression {0}")]
@@ -103,7 +103,7 @@ pub enum ErrorKind {
         expression: String,
         /// Why.
         #[source]
-        cause: image_core::PlatformError,
+        cause: Box<image_core::PlatformError>,
     },
     /// The target is not a stage.
     #[error("target stage {0} could not be found")]

@@ -79,7 +79,12 @@ impl Ignore {
                 Some(rest) => (true, rest),
                 None => (false, cleaned.as_str()),
             };
-            ignore.patterns.push(Pattern::parse(text, exception).ok_or_else(wrong)?);
+            let pattern = Pattern::parse(text, exception).ok_or_else(wrong)?;
+            // The reference finds this only when it asks the pattern, which it rarely does of an exception.
+            if pattern.is_broken() && !exception {
+                return Err(wrong());
+            }
+            ignore.patterns.push(pattern);
         }
         Ok(ignore)
     }

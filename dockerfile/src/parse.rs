@@ -276,7 +276,7 @@ impl<'a> Parser<'a> {
         let mut docs = match heredoc::heads(text) {
             Ok(docs) => docs,
             Err(cause) => {
-                let kind = ErrorKind::Expand { word: quote(text), cause };
+                let kind = ErrorKind::Expand { word: quote(text), cause: Box::new(cause) };
                 self.fail(Diagnostic::new(kind, span, lines));
                 return Vec::new();
             }

@@ -66,10 +66,11 @@ pub enum Epoch {
 pub type StepIndex = usize;
 
 /// A tree of files that a step reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Input {
     /// An empty tree (`scratch`).
+    #[default]
     Empty,
     /// What the step of this index makes.
     Step(StepIndex),

@@ -94,8 +94,8 @@ impl Source {
         self.text.get(span.start..span.end).unwrap_or("")
     }
 
-    /// The bytes of a span of the text.
-    pub(crate) fn bytes_of(&self, span: Span) -> &[u8] {
+    /// The bytes of a span of the text, as they were given.
+    pub fn bytes_of(&self, span: Span) -> &[u8] {
         match &self.bytes {
             None => self.text.as_bytes().get(span.start..span.end).unwrap_or(&[]),
             Some(bytes) => {

@@ -259,7 +259,7 @@ impl<'a> Work<'a> {
     pub(super) fn expand_by(&mut self, rules: Expander, node: &Node<'a>, task: &Task<'a>, word: &str) -> Result<String, Refusal> {
         let found = rules
             .word(word, &node.env)
-            .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause }, None))?;
+            .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
         self.spend(found.text.len())?;
         for name in &found.unmatched {
             if node.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {

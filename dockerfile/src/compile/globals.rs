@@ -104,7 +104,7 @@ impl<'a> Work<'a> {
                     (None, None) => None,
                     (None, Some(default)) => {
                         let value = self.expander.word(default, &args).map_err(|cause| {
-                            let kind = ErrorKind::Expand { word: quote(default), cause };
+                            let kind = ErrorKind::Expand { word: quote(default), cause: Box::new(cause) };
                             Diagnostic::new(kind, instruction.span, instruction.lines)
                         })?;
                         Some(value.text.into_owned())
@@ -213,7 +213,7 @@ impl<'a> Work<'a> {
         let base = self
             .expander
             .word(written, &globals)
-            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause }, instruction))?;
+            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction))?;
         self.lint_undeclared(&base, instruction);
         if base.text.is_empty() {
             let hint = self.global_hint(&base).unwrap_or_else(|| "give the ARG a default value".to_owned());
@@ -256,7 +256,7 @@ impl<'a> Work<'a> {
         let found = self
             .expander
             .word(written, &globals)
-            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause }, instruction))?;
+            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction))?;
         self.lint_undeclared(&found, instruction);
         let comments = &instruction.comments;
         if found.unmatched.is_empty()
@@ -273,7 +273,7 @@ impl<'a> Work<'a> {
             return Err(at(ErrorKind::BlankPlatform(written.to_owned()), instruction).hint(hint));
         }
         let platform = Platform::parse(&found.text).map_err(|cause| {
-            at(ErrorKind::Platform { expression: written.to_owned(), cause }, instruction).hint(self.global_hint(&found))
+            at(ErrorKind::Platform { expression: written.to_owned(), cause: Box::new(cause) }, instruction).hint(self.global_hint(&found))
         })?;
         let name = stage.from.name.as_deref().unwrap_or("");
         if found.matched.is_empty()

@@ -184,7 +184,7 @@ impl<'a> Work<'a> {
         let expanded = self
             .expander
             .word(from, &())
-            .map_err(|cause| (ErrorKind::Expand { word: quote(from), cause }, None))?;
+            .map_err(|cause| (ErrorKind::Expand { word: quote(from), cause: Box::new(cause) }, None))?;
         if expanded.text != from {
             return Err((ErrorKind::VariableInFrom, None));
         }

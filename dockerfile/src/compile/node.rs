@@ -74,12 +74,6 @@ pub(super) struct Node<'a> {
     pub(super) ignore_cache: bool,
 }
 
-impl Default for Input {
-    fn default() -> Self {
-        Self::Empty
-    }
-}
-
 impl Node<'_> {
     /// The name after AS.
     pub(super) fn name(&self) -> Option<&str> {

@@ -16,7 +16,7 @@ impl<'a> Work<'a> {
             let list = self
                 .expander
                 .words(word, &node.env)
-                .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause }, None))?;
+                .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
             for raw in list {
                 self.port(task, &raw, &mut ports)?;
             }

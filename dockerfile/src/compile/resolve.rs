@@ -91,7 +91,7 @@ impl<'a> Work<'a> {
                 let lower = node.base_name.to_lowercase();
                 let hint = (self.nodes.find(&lower).is_some())
                     .then(|| format!("stage names are in lower case here: did you mean {lower}?"));
-                (ErrorKind::BaseName { name: quote(&node.base_name), cause }, hint)
+                (ErrorKind::BaseName { name: quote(&node.base_name), cause: Box::new(cause) }, hint)
             })?
             .with_default_tag();
         self.use_image(node, reference, needed)
@@ -117,7 +117,7 @@ impl<'a> Work<'a> {
             let op = Op::Image(ImageSource {
                 reference: reference.clone(),
                 platform: platform.clone(),
-                digest: known.digest.clone(),
+                digest: known.digest,
             });
             let step = self.steps.source(op, node.span, node.lines);
             self.lint_base_platform(node, &platform, image);

@@ -15,6 +15,8 @@ enum How {
     Prefix(String),
     Suffix(String),
     Expression(Vec<Token>),
+    /// An expression that cannot be: an error once it is asked.
+    Broken,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +59,12 @@ impl Pattern {
             How::Prefix(prefix) => path.starts_with(prefix),
             How::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path),
             How::Expression(tokens) => run(tokens, path),
+            How::Broken => false,
         }
+    }
+
+    pub(super) const fn is_broken(&self) -> bool {
+        matches!(self.how, How::Broken)
     }
 
     pub(super) fn matches_or_parent(&self, path: &str) -> bool {
@@ -216,9 +223,13 @@ fn compile(text: &str) -> Option<How> {
             }
             '\\' => {
                 expression.push('\\');
-                if let Some(next) = chars.next() {
-                    expression.push(next);
-                    kind = Kind::Expression;
+                match chars.next() {
+                    Some(next) => {
+                        expression.push(next);
+                        kind = Kind::Expression;
+                    }
+                    // In the reference this escapes the end of the expression.
+                    None => expression.push_str("$.*"),
                 }
             }
             '[' | ']' => {
@@ -233,7 +244,7 @@ fn compile(text: &str) -> Option<How> {
         Kind::Exact => How::Exact,
         Kind::Prefix => How::Prefix(text.get(..text.len() - 2)?.to_owned()),
         Kind::Suffix => How::Suffix(text.get(2..)?.to_owned()),
-        Kind::Expression => How::Expression(tokens(&expression)?),
+        Kind::Expression => tokens(&expression).map_or(How::Broken, How::Expression),
     })
 }
 
@@ -256,7 +267,8 @@ fn tokens(expression: &str) -> Option<Vec<Token>> {
                 ch => Set { ranges: escape(ch)?, ..Set::default() },
             },
             '.' => Set { dot: true, ..Set::default() },
-            '^' => return None,
+            // The start of the text cannot come again.
+            '^' => Set::default(),
             ch => Set { ranges: vec![(ch, ch)], ..Set::default() },
         };
         rest = chars.as_str();
@@ -333,11 +345,10 @@ fn run(tokens: &[Token], path: &str) -> bool {
             let (index, inside) = (state / 2, state % 2 == 1);
             match tokens.get(index) {
                 None => {}
-                Some(Token::One(set, star)) => {
-                    if set.has(ch) {
-                        open(tokens, &mut next, if *star { index } else { index + 1 });
-                    }
+                Some(Token::One(set, star)) if set.has(ch) => {
+                    open(tokens, &mut next, if *star { index } else { index + 1 });
                 }
+                Some(Token::One(..)) => {}
                 Some(Token::Directories) if inside && ch != '\n' => {
                     if let Some(slot) = next.get_mut(state) {
                         *slot = true;

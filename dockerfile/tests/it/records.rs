@@ -23,7 +23,7 @@ fn ours(text: &[u8], inputs: &Value) -> Map<String, Value> {
         }
     };
     let linux = Platform::parse("linux/amd64").unwrap();
-    let mut options = Options::new(linux.clone());
+    let mut options = Options::new(linux);
     if let Some(platform) = inputs["platform"].as_str() {
         options.platform = Some(Platform::parse(platform).unwrap());
     }
