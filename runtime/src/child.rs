@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::orphan::Orphans;
 use crate::sys::{self, Reaped};
 use crate::{Errno, Error, Exit, ExitStatus, Phase, Signal};
 
@@ -43,11 +44,27 @@ impl Child {
             if let Some(exit) = self.try_wait()? {
                 return Ok(exit);
             }
-            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(self.failed("poll", errno)),
+            self.poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)])?;
+        }
+    }
+
+    /// Waits until it has ended, and reaps the others meanwhile: the first process of a pid namespace does not end
+    /// before every other process of it was reaped, and some of those are children of this process.
+    pub(crate) fn wait_among(&self, others: &Orphans) -> Result<Exit, Error> {
+        loop {
+            others.reap();
+            if let Some(exit) = self.try_wait()? {
+                return Ok(exit);
             }
+            let ended = others.ended();
+            self.poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)])?;
+        }
+    }
+
+    fn poll(&self, fds: &mut [PollFd<'_>]) -> Result<(), Error> {
+        match rustix::event::poll(fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(self.failed("poll", errno)),
         }
     }
 
@@ -70,21 +87,34 @@ impl Child {
         Ok(kept.clone())
     }
 
-    /// [`Child::wait`] without a thread. Dropping the future changes nothing.
+    /// [`Child::wait_among`] without a thread. Dropping the future changes nothing.
     #[cfg(feature = "tokio")]
-    pub(crate) async fn wait_async(&self) -> Result<Exit, Error> {
+    pub(crate) async fn wait_async(&self, others: &Orphans) -> Result<Exit, Error> {
+        use std::task::Poll;
+        others.reap();
         if let Some(exit) = self.try_wait()? {
             return Ok(exit);
         }
         let failed = |error: std::io::Error| self.failed("epoll_ctl", Errno::of(&error));
-        let copy = self.pidfd.try_clone().map_err(failed)?;
-        let watched = sys::watch(copy).map_err(failed)?;
+        let watch = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().and_then(sys::watch).map_err(failed);
+        let (own, ended) = (watch(self.pidfd())?, watch(others.ended())?);
         loop {
-            let mut ready = watched.readable().await.map_err(failed)?;
+            std::future::poll_fn(|context| {
+                let mut ready = false;
+                for watched in [&own, &ended] {
+                    // Cleared before the kernel is asked, so that what happens in between is seen the next time.
+                    if let Poll::Ready(guard) = watched.poll_read_ready(context) {
+                        guard.map_err(failed)?.clear_ready();
+                        ready = true;
+                    }
+                }
+                if ready { Poll::Ready(Ok::<(), Error>(())) } else { Poll::Pending }
+            })
+            .await?;
+            others.reap();
             if let Some(exit) = self.try_wait()? {
                 return Ok(exit);
             }
-            ready.clear_ready();
         }
     }
 

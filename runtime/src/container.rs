@@ -7,7 +7,7 @@ use oci_spec::runtime::Process;
 
 use crate::child::Child;
 use crate::launch::{Helper, Launched};
-use crate::runtime::Orphans;
+use crate::orphan::Orphans;
 use crate::state::{Place, Record, Stage};
 use crate::{ContainerId, Error, Exec, Exit, Io, Signal};
 
@@ -26,7 +26,7 @@ impl Body {
     /// Ends every process and removes everything.
     fn remove(&self) -> Result<(), Error> {
         self.child.kill(Signal::KILL)?;
-        self.child.wait()?;
+        self.child.wait_among(&self.orphans)?;
         self.place.remove()
     }
 }
@@ -128,14 +128,17 @@ impl Running {
     }
 
     /// A descriptor that polls readable when the first process has ended: `pidfd_open(2)`.
+    ///
+    /// With a pid namespace of its own that is after the processes of [`Running::exec`] were reaped too, which every
+    /// kind of waiting does, but polling this descriptor alone does not.
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.body.as_ref().map(|body| body.child.pidfd())
     }
 
-    fn child(&self) -> Result<&Child, Error> {
+    fn body(&self) -> Result<&Body, Error> {
         match &self.body {
-            Some(body) => Ok(&body.child),
+            Some(body) => Ok(body),
             None => Err(Error::NoSuchContainer { id: self.id.to_string() }),
         }
     }
@@ -146,7 +149,8 @@ impl Running {
     ///
     /// [`Error::Step`] when the kernel refuses to wait.
     pub fn wait(&self) -> Result<Exit, Error> {
-        self.child()?.wait()
+        let body = self.body()?;
+        body.child.wait_among(&body.orphans)
     }
 
     /// The exit if the first process has ended already.
@@ -155,7 +159,9 @@ impl Running {
     ///
     /// Those of [`Running::wait`].
     pub fn try_wait(&self) -> Result<Option<Exit>, Error> {
-        self.child()?.try_wait()
+        let body = self.body()?;
+        body.orphans.reap();
+        body.child.try_wait()
     }
 
     /// [`Running::wait`] without a thread.
@@ -170,7 +176,8 @@ impl Running {
     #[cfg(feature = "tokio")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
     pub async fn wait_async(&self) -> Result<Exit, Error> {
-        self.child()?.wait_async().await
+        let body = self.body()?;
+        body.child.wait_async(&body.orphans).await
     }
 
     /// Sends a signal to the first process. A process that has ended already is not an error.
@@ -182,7 +189,7 @@ impl Running {
     ///
     /// [`Error::Step`] when the kernel refuses.
     pub fn kill(&self, signal: Signal) -> Result<(), Error> {
-        self.child()?.kill(signal)
+        self.body()?.child.kill(signal)
     }
 
     /// Runs another process in the container. Returns when `execve` has succeeded.
@@ -192,10 +199,7 @@ impl Running {
     /// [`Error::Step`]: see [`Error::is_not_found`] and [`Error::is_not_executable`]; [`Error::Spec`] and
     /// [`Error::Unsupported`] before anything was made.
     pub fn exec(&self, process: &Process, io: Io) -> Result<Exec, Error> {
-        match &self.body {
-            Some(body) => Exec::start(body, process, io),
-            None => Err(Error::NoSuchContainer { id: self.id.to_string() }),
-        }
+        Exec::start(self.body()?, process, io)
     }
 
     /// Ends every process of the container, waits for it, and removes its state.
@@ -228,6 +232,7 @@ pub struct Container {
     pub(crate) record: Record,
     /// The first process, while it exists.
     pub(crate) child: Option<Child>,
+    pub(crate) orphans: Orphans,
 }
 
 impl Container {
@@ -279,7 +284,7 @@ impl Container {
     /// [`Error::Step`] when the kernel refuses to wait.
     pub fn wait(&self) -> Result<Exit, Error> {
         match &self.child {
-            Some(child) => child.wait(),
+            Some(child) => child.wait_among(&self.orphans),
             None => Ok(Exit { status: crate::ExitStatus::Unknown, usage: None }),
         }
     }
@@ -300,7 +305,7 @@ impl Container {
         }
         if let Some(child) = &self.child {
             child.kill(Signal::KILL)?;
-            child.wait()?;
+            child.wait_among(&self.orphans)?;
         }
         self.place.remove()
     }

@@ -7,8 +7,8 @@ use oci_spec::runtime::Process;
 
 use crate::child::Child;
 use crate::container::Body;
+use crate::orphan::Orphans;
 use crate::plan::{ExecRequest, Plan};
-use crate::runtime::Orphans;
 use crate::{Errno, Error, Exit, Io, Phase, Signal};
 
 /// A process that was started in a running container, beside its first one.
@@ -31,7 +31,16 @@ impl Exec {
         let (namespaces, maps) = (record.namespaces, record.maps.as_ref());
         let plan = Plan::exec(ExecRequest { process, io, init, root, namespaces, maps })?;
         let launched = body.helper.launch(plan)?;
-        launched.start()?;
+        // Whoever waits for the container reaps this process too: the container cannot end before.
+        body.orphans.adopt(Arc::clone(&launched.child));
+        let started = launched.start();
+        if started.is_err() {
+            // It ends by itself after a failure; best effort on the way out with that error.
+            drop(launched.child.kill(Signal::KILL));
+            drop(launched.child.wait());
+            body.orphans.reap();
+        }
+        started?;
         Ok(Self { child: Arc::clone(&launched.child), orphans: body.orphans.clone() })
     }
 
@@ -53,7 +62,7 @@ impl Exec {
     ///
     /// [`Error::Step`] when the kernel refuses to wait.
     pub fn wait(&self) -> Result<Exit, Error> {
-        self.child.wait()
+        self.child.wait_among(&self.orphans)
     }
 
     /// [`Exec::wait`] without a thread.
@@ -68,7 +77,7 @@ impl Exec {
     #[cfg(feature = "tokio")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
     pub async fn wait_async(&self) -> Result<Exit, Error> {
-        self.child.wait_async().await
+        self.child.wait_async(&self.orphans).await
     }
 
     /// Sends it a signal. That it has ended already is not an error.
@@ -92,10 +101,4 @@ fn open_root(child: &Child) -> Result<OwnedFd, Error> {
         return Err(Error::host_call(Phase::Launch, "open", path, Errno::from_raw(libc::ESRCH)));
     }
     root.map_err(|errno| Error::host_call(Phase::Launch, "open", path, errno))
-}
-
-impl Drop for Exec {
-    fn drop(&mut self) {
-        self.orphans.adopt(Arc::clone(&self.child));
-    }
 }

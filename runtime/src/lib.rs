@@ -58,6 +58,7 @@ mod host;
 mod id;
 mod io;
 mod launch;
+mod orphan;
 mod plan;
 mod rootfs;
 mod runtime;

@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 
 use crate::child::Child;
 use crate::container::Body;
 use crate::launch::Helper;
+use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::state::{Identity, Place, Record, Stage};
 use crate::{Container, ContainerId, Created, Error, Io, Rootfs};
@@ -91,7 +92,7 @@ impl Runtime {
     pub fn load(&self, id: &ContainerId) -> Result<Container, Error> {
         let place = Place::new(&self.state_dir, id);
         match place.read()? {
-            Some(record) => Ok(container(id.clone(), place, record)),
+            Some(record) => Ok(container(id.clone(), place, record, &self.orphans)),
             None => Err(Error::NoSuchContainer { id: id.to_string() }),
         }
     }
@@ -105,7 +106,7 @@ impl Runtime {
         let mut found = Vec::new();
         for (id, place) in self.places()? {
             if let Some(record) = place.read()? {
-                found.push(container(id, place, record));
+                found.push(container(id, place, record, &self.orphans));
             }
         }
         Ok(found)
@@ -123,7 +124,7 @@ impl Runtime {
         for (id, place) in self.places()? {
             let result = match place.read() {
                 Ok(Some(record)) if record.stage == Stage::Started || record.creator.exists() => continue,
-                Ok(Some(record)) => container(id.clone(), place, record).delete(),
+                Ok(Some(record)) => container(id.clone(), place, record, &self.orphans).delete(),
                 // Claimed and not written: the creator is either about to write it or dead; age tells them apart.
                 Ok(None) if place.is_young() => continue,
                 Ok(None) => place.remove(),
@@ -158,9 +159,9 @@ impl Runtime {
     }
 }
 
-fn container(id: ContainerId, place: Place, record: Record) -> Container {
+fn container(id: ContainerId, place: Place, record: Record, orphans: &Orphans) -> Container {
     let child = record.init.as_ref().and_then(|init| Child::open(init.pid).filter(|_| init.exists()));
-    Container { id, place, record, child }
+    Container { id, place, record, child, orphans: orphans.clone() }
 }
 
 /// An id that is given back unless the container comes to be.
@@ -181,21 +182,6 @@ impl Drop for Claim<'_> {
             // Best effort, on the way out with another error: `recover` finds what stays.
             drop(self.place.remove());
         }
-    }
-}
-
-/// Processes whose handles were dropped: children of this process that somebody has to reap.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Orphans(Arc<Mutex<Vec<Arc<Child>>>>);
-
-impl Orphans {
-    pub(crate) fn adopt(&self, child: Arc<Child>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-    }
-
-    fn reap(&self) {
-        let mut orphans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        orphans.retain(|child| matches!(child.try_wait(), Ok(None)));
     }
 }
 
@@ -223,7 +209,7 @@ impl RuntimeBuilder {
         let state_dir = self.state_dir.ok_or_else(|| Error::spec("state_dir", "not given"))?;
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&state_dir);
         made.map_err(|source| Error::StateFile { action: "make", path: state_dir.clone(), source })?;
-        Ok(Runtime { state_dir: state_dir.into(), helper: Helper::load()?, orphans: Orphans::default() })
+        Ok(Runtime { state_dir: state_dir.into(), helper: Helper::load()?, orphans: Orphans::new()? })
     }
 }
 

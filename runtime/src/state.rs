@@ -154,7 +154,15 @@ impl Record {
         let pid = std::process::id();
         let unknown = Identity { pid, start_time: 0, boot: String::new() };
         let creator = Identity::of(pid).unwrap_or(unknown);
-        Self { version: VERSION, id: id.to_string(), stage: Stage::Creating, creator, init: None, namespaces, maps }
+        Self {
+            version: VERSION,
+            id: id.to_string(),
+            stage: Stage::Creating,
+            creator,
+            init: None,
+            namespaces,
+            maps,
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::support::{bench, fresh_id, shell, spec};
 fn a_second_process_shares_the_containers_namespaces() {
     let Some(bench) = bench() else { return };
     let first = spec(&["/bin/sleep", "1000"]).hostname("shared").build().unwrap();
-    let running = bench.runtime.create(&fresh_id(), &first, bench.rootfs(), Io::null()).unwrap().start().unwrap();
+    let running =
+        bench.runtime.create(&fresh_id(), &first, bench.rootfs(), Io::null()).unwrap().start().unwrap();
     let run = |script: &str| {
         let spec = shell(script).env(["PATH=/bin:/usr/bin", "B=2"]).cwd("/tmp").build().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
@@ -20,7 +21,8 @@ fn a_second_process_shares_the_containers_namespaces() {
         reader.read_to_string(&mut output).unwrap();
         (exec.wait().unwrap().status, output)
     };
-    let script = "hostname; cat /proc/1/comm; echo $B; readlink /proc/self/cwd; id -u; ls /proc/self/fd; exit 5";
+    let script =
+        "hostname; cat /proc/1/comm; echo $B; readlink /proc/self/cwd; id -u; ls /proc/self/fd; exit 5";
     let (status, output) = run(script);
     assert_eq!((status, output.as_str()), (ExitStatus::Code(5), "shared\nsleep\n2\n/tmp\n0\n0\n1\n2\n3\n"));
     let missing = spec(&["nothing"]).build().unwrap();
