@@ -132,7 +132,8 @@ fn read_arguments() -> Result<Request, String> {
             "--dot" => request.form = Form::Dot,
             "--target" => request.options.target = Some(value()?),
             "--platform" => {
-                request.options.platform = Some(Platform::parse(&value()?).map_err(|error| error.to_string())?);
+                request.options.platform =
+                    Some(Platform::parse(&value()?).map_err(|error| error.to_string())?);
             }
             "--build-arg" => {
                 let given = value()?;

@@ -10,19 +10,19 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// The store.
-    #[error("{0}")]
-    Store(#[source] layer_store::Error),
+    #[error(transparent)]
+    Store(layer_store::Error),
     /// The registry.
-    #[error("{0}")]
-    Registry(#[source] Box<registry_client::Error>),
+    #[error(transparent)]
+    Registry(Box<registry_client::Error>),
     /// The runtime.
-    #[error("{0}")]
-    Runtime(#[source] Box<runtime::Error>),
+    #[error(transparent)]
+    Runtime(Box<runtime::Error>),
     /// The Dockerfile is refused; the diagnostics have spans and hints.
     #[error("{} error(s) in the Dockerfile: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
     Dockerfile(Box<dockerfile::Diagnostics>),
     /// A name is none.
-    #[error("{0}")]
+    #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// A document of a registry or of the store cannot be read.
     #[error("cannot read {what}")]

@@ -3,6 +3,7 @@
 
 mod build;
 mod container;
+pub mod docker;
 mod engine;
 mod error;
 mod event;

@@ -105,7 +105,6 @@ impl Engine {
         let layers = manifest.layers.clone();
         let sink = events.clone();
         let store = self.store().clone();
-        let now = self.now();
         blocking(move || {
             let mut stack: Vec<Layer> = Vec::new();
             for (blob, diff_id) in layers.iter().zip(&diff_ids) {
@@ -126,7 +125,7 @@ impl Engine {
             let mut record = ImageRecord::new(config_blob, &stack);
             record.manifest = Some(blob);
             record.blobs = layers;
-            record.built = store.image(&record.id()).ok().and_then(|known| known.built).or(Some(now));
+            record.built = store.image(&record.id()).ok().and_then(|known| known.built);
             store.put_image(&record)?;
             Ok(record)
         })

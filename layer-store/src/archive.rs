@@ -238,7 +238,6 @@ pub fn load(store: &Store, source: &mut dyn Read, now: Option<Timestamp>) -> Res
         let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
         let mut record = ImageRecord::new(config, &layers);
         record.blobs = blobs;
-        record.built = now;
         let names = names.iter().filter_map(|name| Reference::parse(name).ok()).collect();
         loaded.push((record, names));
     }

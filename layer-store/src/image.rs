@@ -46,6 +46,9 @@ pub struct ImageRecord {
     /// When it was built or loaded on this host. Not part of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built: Option<Timestamp>,
+    /// How many of the newest history entries were made here.
+    #[serde(default)]
+    pub steps: usize,
 }
 
 impl ImageRecord {
@@ -54,7 +57,7 @@ impl ImageRecord {
     pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
         let layers =
             layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id(), key: layer.key().clone() });
-        Self { config, layers: layers.collect(), manifest: None, blobs: Vec::new(), built: None }
+        Self { config, layers: layers.collect(), manifest: None, blobs: Vec::new(), built: None, steps: 0 }
     }
 
     /// The image ID.

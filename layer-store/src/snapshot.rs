@@ -84,7 +84,11 @@ impl Upper {
     /// # Errors
     /// As [`Self::upper`].
     pub fn lower(&self) -> Result<Vec<OwnedFd>> {
-        self.layers.iter().rev().map(|layer| duplicate(layer.tree())).collect()
+        // A layer may be in a stack twice (two steps that did nothing); overlayfs takes a directory once. The topmost
+        // has everything that the lower ones have, so those can go.
+        let mut seen = std::collections::BTreeSet::new();
+        let fresh = self.layers.iter().rev().filter(|layer| seen.insert(layer.key().clone()));
+        fresh.map(|layer| duplicate(layer.tree())).collect()
     }
 
     /// The entries that the process made or changed.

@@ -290,6 +290,7 @@ async fn finish(build: &Build, plan: &Plan, work: &Transaction, trees: &Trees) -
     let document = Document::from_value(config);
     let document =
         document.map_err(|source| Error::Document { what: "the new config".to_owned(), source })?;
+    let steps = entries.len();
     let (work, tags, now) = (work.clone(), build.tags.clone(), build.engine.now());
     let record = blocking(move || {
         let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
@@ -302,6 +303,7 @@ async fn finish(build: &Build, plan: &Plan, work: &Transaction, trees: &Trees) -
             record.blobs = known.blobs;
         }
         record.built = Some(now);
+        record.steps = steps;
         store.put_image(&record)?;
         for tag in &tags {
             store.tag(tag, &record.id(), Some(now))?;
