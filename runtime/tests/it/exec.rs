@@ -34,3 +34,34 @@ fn a_second_process_shares_the_containers_namespaces() {
     // The first process takes all others of its pid namespace along.
     assert_eq!(exec.wait().unwrap().code(), 137);
 }
+
+#[test]
+fn a_container_ends_though_nobody_waits_for_its_other_processes() {
+    let Some(bench) = bench() else { return };
+    let first = spec(&["/bin/cat"]).build().unwrap();
+    let (quick, endless) = (shell("exit 0").build().unwrap(), spec(&["/bin/sleep", "1000"]).build().unwrap());
+    let begin = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let io = Io::null().stdin(reader);
+        let created = bench.runtime.create(&fresh_id(), &first, bench.rootfs(), io).unwrap();
+        let running = created.start().unwrap();
+        // One that ends before the first process, and one that is ended with it.
+        for other in [&quick, &endless] {
+            running.exec(other.process().as_ref().unwrap(), Io::null()).unwrap();
+        }
+        (running, writer)
+    };
+    let (running, writer) = begin();
+    drop(writer);
+    assert!(running.wait().unwrap().success());
+    running.delete().unwrap();
+
+    let (running, writer) = begin();
+    let reactor = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let exit = reactor.block_on(async {
+        drop(writer);
+        running.wait_async().await
+    });
+    assert!(exit.unwrap().success());
+    running.delete().unwrap();
+}
