@@ -115,7 +115,8 @@ impl<'a> Work<'a> {
         let ignore = match &options.ignore_file {
             None => None,
             Some(text) => Some(
-                Ignore::parse(text).map_err(|error| Diagnostic::request(ErrorKind::Value(error.to_string())))?,
+                Ignore::parse(text)
+                    .map_err(|error| Diagnostic::request(ErrorKind::Value(error.to_string())))?,
             ),
         };
         Ok(Self {

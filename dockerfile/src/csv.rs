@@ -31,7 +31,9 @@ pub(crate) fn fields(line: &str) -> Result<Vec<String>, &'static str> {
         let mut field = String::new();
         let mut inner = quoted;
         loop {
-            let Some((text, tail)) = inner.split_once('"') else { return Err("extraneous or missing \" in quoted-field") };
+            let Some((text, tail)) = inner.split_once('"') else {
+                return Err("extraneous or missing \" in quoted-field");
+            };
             field.push_str(text);
             if let Some(tail) = tail.strip_prefix('"') {
                 field.push('"');

@@ -97,11 +97,17 @@ mod tests {
     #[test]
     fn directives() {
         let mut reader = Reader::default();
-        assert_eq!(reader.line("# Syntax = docker/dockerfile:1 ").unwrap().unwrap(), ("syntax", "docker/dockerfile:1".into()));
+        assert_eq!(
+            reader.line("# Syntax = docker/dockerfile:1 ").unwrap().unwrap(),
+            ("syntax", "docker/dockerfile:1".into())
+        );
         assert_eq!(reader.line("#escape=`").unwrap().unwrap(), ("escape", "`".into()));
         assert!(reader.line("# syntax=x").is_err());
         assert_eq!(reader.line("# other=1").unwrap(), None);
         assert_eq!(reader.line("# check=skip=all").unwrap(), None);
-        assert_eq!(find("#!/bin/x\n# check=skip=A;error=true trailing\n", "check").unwrap(), "skip=A;error=true");
+        assert_eq!(
+            find("#!/bin/x\n# check=skip=A;error=true trailing\n", "check").unwrap(),
+            "skip=A;error=true"
+        );
     }
 }

@@ -174,7 +174,9 @@ fn insert(link: Option<&Arc<Node>>, variable: Variable) -> (Arc<Node>, bool) {
 /// An AVL step: the two subtrees differ by at most two in height.
 fn balance(variable: Variable, left: Link, right: Link) -> Arc<Node> {
     let (l, r) = (height(&left), height(&right));
-    if l > r + 1 && let Some(pivot) = &left {
+    if l > r + 1
+        && let Some(pivot) = &left
+    {
         if height(&pivot.left) >= height(&pivot.right) {
             let lowered = node(variable, pivot.right.clone(), right);
             return node(pivot.variable.clone(), pivot.left.clone(), Some(lowered));
@@ -185,7 +187,9 @@ fn balance(variable: Variable, left: Link, right: Link) -> Arc<Node> {
             return node(top.variable.clone(), Some(a), Some(b));
         }
     }
-    if r > l + 1 && let Some(pivot) = &right {
+    if r > l + 1
+        && let Some(pivot) = &right
+    {
         if height(&pivot.right) >= height(&pivot.left) {
             let lowered = node(variable, left, pivot.left.clone());
             return node(pivot.variable.clone(), Some(lowered), pivot.right.clone());

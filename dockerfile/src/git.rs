@@ -72,7 +72,8 @@ impl GitRef {
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let (key, value) = (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")));
-            if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit") {
+            if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit")
+            {
                 return Err(format!("query {} has no value", quote(&key)));
             }
             if values.insert(key.clone(), value).is_some() {

@@ -101,10 +101,14 @@ impl Ignore {
 
     /// Whether a pattern hides everything.
     pub(crate) fn is_total(&self) -> bool {
-        self.patterns.iter().any(|pattern| !pattern.exception && matches!(pattern.text.as_str(), "*" | "**" | "**/*"))
+        self.patterns
+            .iter()
+            .any(|pattern| !pattern.exception && matches!(pattern.text.as_str(), "*" | "**" | "**/*"))
     }
 
     /// Whether a slash-separated path relative to the context is ignored, by itself or by a parent.
+    ///
+    /// An exception whose expression cannot be matches nothing; [`Ignore::try_matches`] reports it.
     pub fn matches(&self, path: &str) -> bool {
         let mut ignored = false;
         for pattern in &self.patterns {
@@ -113,6 +117,27 @@ impl Ignore {
             }
         }
         ignored
+    }
+
+    /// As [`Ignore::matches`].
+    ///
+    /// # Errors
+    ///
+    /// When the answer hangs on an exception whose expression cannot be, which the reference refuses at this point.
+    pub fn try_matches(&self, path: &str) -> Result<bool, IgnoreError> {
+        let mut ignored = false;
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            if pattern.exception != ignored {
+                continue;
+            }
+            if pattern.is_broken() {
+                return Err(IgnoreError { pattern: pattern.text.clone(), line: index + 1 });
+            }
+            if pattern.matches_or_parent(path) {
+                ignored = !pattern.exception;
+            }
+        }
+        Ok(ignored)
     }
 
     /// What holds for an entry of a directory, given what holds for the directory.

@@ -236,7 +236,19 @@ mod tests {
         for text in ["[1]", r#"["a", null]"#, r#"["a",{"b":[1,{}, []]},-1.5e3]"#, "[[[]]]", "[true,\"x\"]"] {
             assert_eq!(exec_form(text), ExecForm::NotStrings, "{text}");
         }
-        for text in ["", "a", "['a']", "[\"a\",]", "[\"a\"] x", "[\"a\"", "[01]", "[{]}", "[1e999]", "[\"\\x\"]", "[{\"a\"}]"] {
+        for text in [
+            "",
+            "a",
+            "['a']",
+            "[\"a\",]",
+            "[\"a\"] x",
+            "[\"a\"",
+            "[01]",
+            "[{]}",
+            "[1e999]",
+            "[\"\\x\"]",
+            "[{\"a\"}]",
+        ] {
             assert_eq!(exec_form(text), ExecForm::Shell, "{text}");
         }
     }

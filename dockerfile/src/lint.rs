@@ -47,7 +47,13 @@ impl Linter {
     }
 
     /// Reports a finding; `comments` are those above the instruction, which may silence the rule.
-    pub(crate) fn report(&mut self, rule: &Rule, lines: Lines, comments: &[String], message: impl FnOnce() -> String) {
+    pub(crate) fn report(
+        &mut self,
+        rule: &Rule,
+        lines: Lines,
+        comments: &[String],
+        message: impl FnOnce() -> String,
+    ) {
         if self.config.lets(rule, comments) {
             self.push(rule.warning(message(), lines));
         }
@@ -82,7 +88,10 @@ pub(crate) fn syntax(instruction: &Instruction, index: usize, findings: &mut Vec
     };
     match &instruction.kind {
         Kind::Maintainer(_) => {
-            add(&MAINTAINER_DEPRECATED, "Maintainer instruction is deprecated in favor of using label".to_owned());
+            add(
+                &MAINTAINER_DEPRECATED,
+                "Maintainer instruction is deprecated in favor of using label".to_owned(),
+            );
         }
         Kind::From(from) => {
             let mut words = instruction.text.split_ascii_whitespace().rev();

@@ -221,7 +221,8 @@ impl<'a> Parser<'a> {
             continues = more;
         }
         if empty_continuation {
-            let warning = lint::NO_EMPTY_CONTINUATION.warning("Empty continuation line".to_owned(), self.lines(self.line));
+            let warning = lint::NO_EMPTY_CONTINUATION
+                .warning("Empty continuation line".to_owned(), self.lines(self.line));
             self.findings.push(Finding { warning, instruction: None });
         }
         let command = words::command(&text, self.escape);
@@ -235,8 +236,13 @@ impl<'a> Parser<'a> {
         let lines = Lines::new(first_line, self.line);
         let end = begin + self.text.get(begin..self.pos).unwrap_or("").trim_end_matches(['\r', '\n']).len();
         let span = Span::new(begin, end);
-        let line =
-            Line { command: &command, text: &text, heredocs: &heredocs, comments: &comments, escape: self.escape };
+        let line = Line {
+            command: &command,
+            text: &text,
+            heredocs: &heredocs,
+            comments: &comments,
+            escape: self.escape,
+        };
         self.item(ItemKind::Instruction(self.instructions.len()), start);
         if self.instructions.len() >= MAX_INSTRUCTIONS {
             let kind = ErrorKind::Limit { what: "the number of instructions", limit: MAX_INSTRUCTIONS };

@@ -158,7 +158,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<i64> {
             scale *= 10;
         }
         if scaled > 0 {
-            value = value.checked_add(u64::try_from(u128::from(scaled) * u128::from(unit) / u128::from(scale)).ok()?)?;
+            value = value.checked_add(
+                u64::try_from(u128::from(scaled) * u128::from(unit) / u128::from(scale)).ok()?,
+            )?;
         }
         total = total.checked_add(value)?;
         rest = tail;

@@ -20,7 +20,8 @@ pub fn syntax(file: &Dockerfile) -> Map<String, Value> {
         put(&mut entry, "platform", stage.from.platform.as_deref().unwrap_or(""));
         stages.push(Value::Object(entry));
         for one in stage.body {
-            instructions.push(json!({"stage": stage.number, "name": one.kind.keyword(), "line": one.lines.first}));
+            instructions
+                .push(json!({"stage": stage.number, "name": one.kind.keyword(), "line": one.lines.first}));
         }
     }
     list(&mut out, "stages", stages);
@@ -43,7 +44,9 @@ pub fn record(file: &Dockerfile, plan: &Plan) -> Map<String, Value> {
         for old in stage.base_image.iter().flat_map(|image| &image.history) {
             history.push(entry(&old.created_by, old.empty_layer, &old.author));
         }
-        history.extend(plan.history(plan.target).into_iter().map(|one| entry(&one.created_by, one.empty_layer(), "")));
+        history.extend(
+            plan.history(plan.target).into_iter().map(|one| entry(&one.created_by, one.empty_layer(), "")),
+        );
         list(&mut out, "history", history);
     }
     let (mut sources, mut execs, mut files) = (Vec::new(), Vec::new(), Vec::new());
@@ -76,9 +79,14 @@ pub fn record(file: &Dockerfile, plan: &Plan) -> Map<String, Value> {
                 if exec.security == Security::Insecure {
                     put(&mut one, "security", "insecure");
                 }
-                let mut mounts: Vec<&Mount> = exec.mounts.iter().filter(|mount| !mount.target.is_empty()).collect();
+                let mut mounts: Vec<&Mount> =
+                    exec.mounts.iter().filter(|mount| !mount.target.is_empty()).collect();
                 mounts.sort_by(|a, b| a.target.cmp(&b.target));
-                list(&mut one, "mounts", mounts.into_iter().map(|mount| mount_record(mount, &mut files)).collect());
+                list(
+                    &mut one,
+                    "mounts",
+                    mounts.into_iter().map(|mount| mount_record(mount, &mut files)).collect(),
+                );
                 execs.push(Value::Object(one));
             }
             Op::Files(step) => step.actions.iter().for_each(|action| file_record(action, &mut files)),
@@ -89,7 +97,8 @@ pub fn record(file: &Dockerfile, plan: &Plan) -> Map<String, Value> {
     sources.sort_by_key(Value::to_string);
     list(&mut out, "sources", sources);
     for (key, values) in [("execs", execs), ("files", files)] {
-        let set: BTreeMap<String, Value> = values.into_iter().map(|value| (value.to_string(), value)).collect();
+        let set: BTreeMap<String, Value> =
+            values.into_iter().map(|value| (value.to_string(), value)).collect();
         list(&mut out, key, set.into_values().collect());
     }
     let warnings = plan

@@ -47,7 +47,11 @@ impl Lines {
 
 impl fmt::Display for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -146,8 +150,8 @@ impl fmt::Debug for Source {
 fn original_len(text: &str, bytes: &[u8]) -> usize {
     let mut len = 0;
     for ch in text.chars() {
-        let whole = ch != char::REPLACEMENT_CHARACTER
-            || bytes.get(len..len + 3) == Some("\u{fffd}".as_bytes());
+        let whole =
+            ch != char::REPLACEMENT_CHARACTER || bytes.get(len..len + 3) == Some("\u{fffd}".as_bytes());
         len += if whole { ch.len_utf8() } else { 1 };
     }
     len

@@ -50,7 +50,9 @@ impl<'a> Work<'a> {
         if !node.config.user.is_empty() {
             node.user = node.config.user.clone();
         }
-        if let Some(reference) = node.reference.clone().filter(|_| node.root != Input::Empty && node.total > 0) {
+        if let Some(reference) =
+            node.reference.clone().filter(|_| node.root != Input::Empty && node.total > 0)
+        {
             let name = self.progress(node, false, &format!("FROM {}", reference.canonical()));
             self.steps.name(node.root, name, node.ordinal, node.total);
         }
@@ -197,7 +199,10 @@ impl<'a> Work<'a> {
         let dir = self.expand(node, task, written)?;
         if !node.workdir_set && !path::is_absolute(&dir, node.os()) {
             self.lint(task, &lint::WORKDIR_RELATIVE_PATH, || {
-                format!("Relative workdir {} can have unexpected results if the base image changes", quote(&dir))
+                format!(
+                    "Relative workdir {} can have unexpected results if the base image changes",
+                    quote(&dir)
+                )
             });
         }
         node.workdir_set = true;
@@ -207,14 +212,23 @@ impl<'a> Work<'a> {
             return self.commit(node, task, text, None);
         }
         let owner = (!node.config.user.is_empty()).then(|| Owner::parse(&node.config.user));
-        let mkdir = FileAction::Mkdir(Mkdir { path: path::clean_dest(&node.dir).trim_end_matches('/').to_owned(), mode: 0o755, owner });
+        let mkdir = FileAction::Mkdir(Mkdir {
+            path: path::clean_dest(&node.dir).trim_end_matches('/').to_owned(),
+            mode: 0o755,
+            owner,
+        });
         let op = Op::Files(Files { actions: vec![mkdir], link: false, ignore_cache: false });
         let shown = self.shown(node, &task.instruction.text, false);
         let step = self.step(node, task, op, &shown);
         self.commit(node, task, text, Some(step))
     }
 
-    fn pairs(&mut self, node: &mut Node<'a>, task: &Task<'a>, pairs: &[Pair]) -> Result<Vec<(String, String)>, Refusal> {
+    fn pairs(
+        &mut self,
+        node: &mut Node<'a>,
+        task: &Task<'a>,
+        pairs: &[Pair],
+    ) -> Result<Vec<(String, String)>, Refusal> {
         let mut done = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let name = self.expand(node, task, &pair.name)?;
@@ -256,7 +270,13 @@ impl<'a> Work<'a> {
         self.expand_by(self.expander, node, task, word)
     }
 
-    pub(super) fn expand_by(&mut self, rules: Expander, node: &Node<'a>, task: &Task<'a>, word: &str) -> Result<String, Refusal> {
+    pub(super) fn expand_by(
+        &mut self,
+        rules: Expander,
+        node: &Node<'a>,
+        task: &Task<'a>,
+        word: &str,
+    ) -> Result<String, Refusal> {
         let found = rules
             .word(word, &node.env)
             .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
@@ -279,8 +299,18 @@ impl<'a> Work<'a> {
     }
 
     fn lint_secret(&mut self, task: &Task<'a>, keyword: &str, name: &str) {
-        const DENY: [&str; 10] =
-            ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+        const DENY: [&str; 10] = [
+            "apikey",
+            "auth",
+            "credential",
+            "credentials",
+            "key",
+            "password",
+            "pword",
+            "passwd",
+            "secret",
+            "token",
+        ];
         let lower = name.to_ascii_lowercase();
         let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
         if has(&DENY) && !has(&["public", "file", "version"]) {
@@ -299,7 +329,13 @@ impl<'a> Work<'a> {
     }
 
     /// Adds a history entry.
-    pub(super) fn commit(&mut self, node: &mut Node<'a>, task: &Task<'a>, created_by: String, step: Option<StepIndex>) -> Result<(), Refusal> {
+    pub(super) fn commit(
+        &mut self,
+        node: &mut Node<'a>,
+        task: &Task<'a>,
+        created_by: String,
+        step: Option<StepIndex>,
+    ) -> Result<(), Refusal> {
         self.spend(created_by.len())?;
         node.history.push(HistoryEntry { created_by, step, lines: task.instruction.lines });
         Ok(())
@@ -319,7 +355,9 @@ impl<'a> Work<'a> {
     fn progress(&self, node: &mut Node<'a>, onbuild: bool, text: &str) -> String {
         node.ordinal += 1;
         let mut out = String::from("[");
-        if self.options.multi_platform && let Some(platform) = &node.platform {
+        if self.options.multi_platform
+            && let Some(platform) = &node.platform
+        {
             out.push_str(&format!("{platform} "));
         }
         if !node.title.is_empty() {
@@ -413,7 +451,9 @@ fn is_signal(text: &str) -> bool {
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let offset = |prefix: &str, most: u32| {
-        name.strip_prefix(prefix).filter(|text| !text.starts_with(['0', '+'])).and_then(|text| text.parse::<u32>().ok())
+        name.strip_prefix(prefix)
+            .filter(|text| !text.starts_with(['0', '+']))
+            .and_then(|text| text.parse::<u32>().ok())
             .is_some_and(|offset| (1..=most).contains(&offset))
     };
     let known: BTreeSet<&str> = NAMES.split_ascii_whitespace().collect();

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Work;
-use crate::plan::{Base, ContextSource, CopySource, FileAction, Input, MountKind, Op, Plan, PlanStage, Step, StepIndex};
+use crate::plan::{
+    Base, ContextSource, CopySource, FileAction, Input, MountKind, Op, Plan, PlanStage, Step, StepIndex,
+};
 use crate::source::{Lines, Span};
 
 /// All steps of a compilation, also those that the target turns out not to need.
@@ -18,14 +20,27 @@ impl Steps {
     pub(super) fn add(&mut self, op: Op, root: Input, span: Span, lines: Lines) -> StepIndex {
         let index = self.all.len();
         let (name, onbuild) = (String::new(), false);
-        self.all.push(Step { index, stage: None, ordinal: 0, total: 0, name, span, lines, onbuild, root, op });
+        self.all.push(Step {
+            index,
+            stage: None,
+            ordinal: 0,
+            total: 0,
+            name,
+            span,
+            lines,
+            onbuild,
+            root,
+            op,
+        });
         index
     }
 
     /// A source, once for all who read it.
     pub(super) fn source(&mut self, op: Op, span: Span, lines: Lines) -> StepIndex {
         let (key, name) = match &op {
-            Op::Image(image) => (format!("image {} {}", image.reference, image.platform), image.reference.canonical()),
+            Op::Image(image) => {
+                (format!("image {} {}", image.reference, image.platform), image.reference.canonical())
+            }
             Op::Http(http) => (format!("{http:?}"), http.url.clone()),
             Op::Git(git) => (format!("{git:?}"), git.remote.clone()),
             Op::Context(context) => (format!("context {:?}", context.name), "load build context".to_owned()),
@@ -62,7 +77,8 @@ impl Work<'_> {
     pub(super) fn finish(mut self, target: usize, needed: &[bool]) -> Plan {
         let steps = std::mem::take(&mut self.steps.all);
         let mut keep = vec![false; steps.len()];
-        let mut open: Vec<StepIndex> = self.nodes.get(target).and_then(|node| node.root.step()).into_iter().collect();
+        let mut open: Vec<StepIndex> =
+            self.nodes.get(target).and_then(|node| node.root.step()).into_iter().collect();
         while let Some(index) = open.pop() {
             if let (Some(slot), Some(step)) = (keep.get_mut(index), steps.get(index))
                 && !std::mem::replace(slot, true)
@@ -83,7 +99,8 @@ impl Work<'_> {
         };
         // Stages whose files nobody reads have no place in the plan, unless the target is built from them.
         let mut chain = vec![target];
-        while let Some(base) = chain.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.base) {
+        while let Some(base) = chain.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.base)
+        {
             chain.push(base);
         }
         let mut stage_place = BTreeMap::new();
@@ -106,7 +123,8 @@ impl Work<'_> {
             match &mut step.op {
                 Op::Exec(exec) => {
                     for mount in &mut exec.mounts {
-                        if let MountKind::Bind { from, .. } | MountKind::Cache { from, .. } = &mut mount.kind {
+                        if let MountKind::Bind { from, .. } | MountKind::Cache { from, .. } = &mut mount.kind
+                        {
                             *from = input(*from);
                         }
                     }
@@ -132,8 +150,12 @@ impl Work<'_> {
             }
             let base = match (node.base.and_then(|base| stage_place.get(&base)), node.plan_base) {
                 (Some(place), _) => Base::Stage(*place),
-                (None, Some(Base::Image { reference, step })) => Base::Image { reference, step: step.and_then(moved) },
-                (None, Some(Base::Context { step })) => moved(step).map_or(Base::Scratch, |step| Base::Context { step }),
+                (None, Some(Base::Image { reference, step })) => {
+                    Base::Image { reference, step: step.and_then(moved) }
+                }
+                (None, Some(Base::Context { step })) => {
+                    moved(step).map_or(Base::Scratch, |step| Base::Context { step })
+                }
                 _ => Base::Scratch,
             };
             let mut config = Arc::unwrap_or_clone(node.config);
@@ -141,7 +163,8 @@ impl Work<'_> {
             if index == target {
                 config.labels.extend(self.options.labels.clone());
                 if let Some(asked) = &self.options.platform {
-                    let same = asked.os == image_platform.os && asked.architecture == image_platform.architecture;
+                    let same =
+                        asked.os == image_platform.os && asked.architecture == image_platform.architecture;
                     let old = std::mem::replace(&mut image_platform, asked.clone());
                     if same {
                         image_platform.variant = image_platform.variant.or(old.variant);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use image_core::{Platform, Reference};
 
-use super::node::Node;
 use super::Work;
+use super::node::Node;
 use crate::Env;
 use crate::Origin;
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
@@ -128,7 +128,10 @@ impl<'a> Work<'a> {
             let Ok(name) = self.expander.word(&stage.from.base, defaults) else { return };
             if Reference::parse(&name.text).is_err() {
                 self.linter.report(&lint::INVALID_DEFAULT_ARG_IN_FROM, stage.instruction.lines, &[], || {
-                    format!("Default value for ARG {} results in empty or invalid base image name", stage.from.base)
+                    format!(
+                        "Default value for ARG {} results in empty or invalid base image name",
+                        stage.from.base
+                    )
                 });
             }
         }
@@ -137,7 +140,8 @@ impl<'a> Work<'a> {
     fn prepare_epoch(&mut self) -> Result<(), Diagnostics> {
         const NAME: &str = "SOURCE_DATE_EPOCH";
         let given = self.build_args.get(NAME).cloned();
-        let Some(value) = given.or_else(|| self.globals.value(NAME).filter(|value| !value.is_empty()).map(str::to_owned))
+        let Some(value) =
+            given.or_else(|| self.globals.value(NAME).filter(|value| !value.is_empty()).map(str::to_owned))
         else {
             return Ok(());
         };
@@ -151,12 +155,13 @@ impl<'a> Work<'a> {
             Err(_) if value == "context" => Some(Epoch::Context),
             Err(_) if self.options.contexts.contains_key(&value) => Some(Epoch::NamedContext(value.clone())),
             Err(_) => {
-                let stage = self
-                    .file
-                    .stages()
-                    .find(|stage| stage.from.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&value)));
+                let stage = self.file.stages().find(|stage| {
+                    stage.from.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&value))
+                });
                 let Some(stage) = stage else {
-                    return Err(Diagnostic::request(ErrorKind::Value(format!("invalid {NAME}: {value}"))).into());
+                    return Err(
+                        Diagnostic::request(ErrorKind::Value(format!("invalid {NAME}: {value}"))).into()
+                    );
                 };
                 check_epoch_stage(stage)?;
                 Some(Epoch::Stage(stage.number))
@@ -210,10 +215,9 @@ impl<'a> Work<'a> {
         let instruction = stage.instruction;
         let written = &stage.from.base;
         let globals = self.globals.clone();
-        let base = self
-            .expander
-            .word(written, &globals)
-            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction))?;
+        let base = self.expander.word(written, &globals).map_err(|cause| {
+            at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
+        })?;
         self.lint_undeclared(&base, instruction);
         if base.text.is_empty() {
             let hint = self.global_hint(&base).unwrap_or_else(|| "give the ARG a default value".to_owned());
@@ -239,13 +243,17 @@ impl<'a> Work<'a> {
             node.context = Some(context);
         }
         node.total = u32::from(base_name != "scratch" && self.nodes.find_exact(&base_name).is_none());
-        let works = |one: &&Instruction| matches!(one.kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_));
+        let works = |one: &&Instruction| {
+            matches!(one.kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_))
+        };
         node.total += u32::try_from(stage.body.iter().filter(works).count()).unwrap_or(u32::MAX - 1);
         node.base_name = base_name;
         node.ignore_cache = match &self.options.no_cache {
             super::NoCache::No => false,
             super::NoCache::All => true,
-            super::NoCache::Stages(names) => stage.from.name.as_ref().is_some_and(|name| names.contains(name)),
+            super::NoCache::Stages(names) => {
+                stage.from.name.as_ref().is_some_and(|name| names.contains(name))
+            }
         };
         Ok(node)
     }
@@ -253,10 +261,9 @@ impl<'a> Work<'a> {
     fn stage_platform(&mut self, stage: Stage<'a>, written: &str) -> Result<Platform, Diagnostic> {
         let instruction = stage.instruction;
         let globals = self.globals.clone();
-        let found = self
-            .expander
-            .word(written, &globals)
-            .map_err(|cause| at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction))?;
+        let found = self.expander.word(written, &globals).map_err(|cause| {
+            at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
+        })?;
         self.lint_undeclared(&found, instruction);
         let comments = &instruction.comments;
         if found.unmatched.is_empty()
@@ -273,7 +280,8 @@ impl<'a> Work<'a> {
             return Err(at(ErrorKind::BlankPlatform(written.to_owned()), instruction).hint(hint));
         }
         let platform = Platform::parse(&found.text).map_err(|cause| {
-            at(ErrorKind::Platform { expression: written.to_owned(), cause: Box::new(cause) }, instruction).hint(self.global_hint(&found))
+            at(ErrorKind::Platform { expression: written.to_owned(), cause: Box::new(cause) }, instruction)
+                .hint(self.global_hint(&found))
         })?;
         let name = stage.from.name.as_deref().unwrap_or("");
         if found.matched.is_empty()
@@ -281,9 +289,12 @@ impl<'a> Work<'a> {
             && !name.contains(&platform.os)
             && !name.contains(&platform.architecture)
         {
-            self.linter.report(&lint::FROM_PLATFORM_FLAG_CONST_DISALLOWED, instruction.lines, comments, || {
-                format!("FROM --platform flag should not use constant value {}", quote(&found.text))
-            });
+            self.linter.report(
+                &lint::FROM_PLATFORM_FLAG_CONST_DISALLOWED,
+                instruction.lines,
+                comments,
+                || format!("FROM --platform flag should not use constant value {}", quote(&found.text)),
+            );
         }
         Ok(platform)
     }
@@ -295,13 +306,18 @@ impl<'a> Work<'a> {
             }
             let known = self.global_names.iter().map(String::as_str).chain(self.globals.names_by_age());
             let hint = suggest::nearest(name, known);
-            self.linter.report(&lint::UNDEFINED_ARG_IN_FROM, instruction.lines, &instruction.comments, || {
-                let mut text = format!("FROM argument '{name}' is not declared");
-                if let Some(hint) = hint {
-                    text.push_str(&format!(" (did you mean {hint}?)"));
-                }
-                text
-            });
+            self.linter.report(
+                &lint::UNDEFINED_ARG_IN_FROM,
+                instruction.lines,
+                &instruction.comments,
+                || {
+                    let mut text = format!("FROM argument '{name}' is not declared");
+                    if let Some(hint) = hint {
+                        text.push_str(&format!(" (did you mean {hint}?)"));
+                    }
+                    text
+                },
+            );
         }
     }
 

@@ -114,7 +114,8 @@ impl<'a> Work<'a> {
     pub(super) fn target(&mut self) -> Result<usize, Diagnostics> {
         let Some(name) = &self.options.target else { return Ok(self.nodes.all.len().saturating_sub(1)) };
         self.nodes.find(name).ok_or_else(|| {
-            let hint = suggest::nearest(name, self.nodes.titles()).map(|hint| format!("did you mean {hint}?"));
+            let hint =
+                suggest::nearest(name, self.nodes.titles()).map(|hint| format!("did you mean {hint}?"));
             Diagnostic::request(ErrorKind::UnknownTarget(quote(name))).hint(hint).into()
         })
     }
@@ -127,7 +128,8 @@ impl<'a> Work<'a> {
                 match self.task(Cow::Borrowed(instruction), false) {
                     Ok(task) => self.add_task(index, task),
                     Err((kind, hint)) => {
-                        self.errors.push(Diagnostic::new(kind, instruction.span, instruction.lines).hint(hint));
+                        self.errors
+                            .push(Diagnostic::new(kind, instruction.span, instruction.lines).hint(hint));
                     }
                 }
             }
@@ -159,7 +161,11 @@ impl<'a> Work<'a> {
     }
 
     /// An instruction with what it reads.
-    pub(super) fn task(&mut self, instruction: Cow<'a, Instruction>, onbuild: bool) -> Result<Task<'a>, Refusal> {
+    pub(super) fn task(
+        &mut self,
+        instruction: Cow<'a, Instruction>,
+        onbuild: bool,
+    ) -> Result<Task<'a>, Refusal> {
         let sources = match &instruction.kind {
             Kind::Copy(copy) => match &copy.from {
                 Some(from) => vec![self.copy_source(from, &instruction)?],
@@ -168,7 +174,8 @@ impl<'a> Work<'a> {
             Kind::Run(run) => {
                 let mut sources = Vec::with_capacity(run.mounts.len());
                 for mount in &run.mounts {
-                    let from = MountSpec::from_of(mount).map_err(|(text, hint)| (ErrorKind::Mount(text), hint))?;
+                    let from =
+                        MountSpec::from_of(mount).map_err(|(text, hint)| (ErrorKind::Mount(text), hint))?;
                     let from = if from.is_empty() { "scratch" } else { from.as_str() };
                     let known = self.nodes.find(from);
                     sources.push(known.unwrap_or_else(|| self.nodes.add(outside(from, None))));
@@ -193,7 +200,9 @@ impl<'a> Work<'a> {
                 .ok()
                 .filter(|number| *number < self.nodes.all.len())
                 .ok_or((ErrorKind::StageIndex(number), None)),
-            Err(_) => Ok(self.nodes.find(from).unwrap_or_else(|| self.nodes.add(outside(from, Some(instruction))))),
+            Err(_) => {
+                Ok(self.nodes.find(from).unwrap_or_else(|| self.nodes.add(outside(from, Some(instruction)))))
+            }
         }
     }
 }

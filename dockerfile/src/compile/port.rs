@@ -10,7 +10,12 @@ use crate::lint;
 use crate::quote::quote;
 
 impl<'a> Work<'a> {
-    pub(super) fn ports(&mut self, node: &Node<'a>, task: &Task<'a>, words: &[String]) -> Result<Vec<String>, Refusal> {
+    pub(super) fn ports(
+        &mut self,
+        node: &Node<'a>,
+        task: &Task<'a>,
+        words: &[String],
+    ) -> Result<Vec<String>, Refusal> {
         let mut ports = Vec::new();
         for word in words {
             let list = self
@@ -45,7 +50,9 @@ impl<'a> Work<'a> {
         }
         if !ip.is_empty() || !host.is_empty() {
             self.lint(task, &lint::EXPOSE_INVALID_FORMAT, || {
-                format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{raw}'")
+                format!(
+                    "EXPOSE instruction should not define an IP address or host-port mapping, found '{raw}'"
+                )
             });
         }
         let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
@@ -56,7 +63,9 @@ impl<'a> Work<'a> {
         if !host.is_empty() {
             let (from, to) = range(host).ok_or_else(|| value(format!("invalid hostPort: {host}")))?;
             if end - start != to - from && start != end {
-                return Err(value(format!("invalid ranges specified for container and host Ports: {port} and {host}")));
+                return Err(value(format!(
+                    "invalid ranges specified for container and host Ports: {port} and {host}"
+                )));
             }
         }
         self.spend(usize::from(end - start) * 10)?;

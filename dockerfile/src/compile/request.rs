@@ -126,7 +126,12 @@ impl Images {
     }
 
     /// Answers a request.
-    pub fn insert(&mut self, request: ImageRequest, config: impl Into<Arc<ImageConfig>>, digest: Option<Digest>) {
+    pub fn insert(
+        &mut self,
+        request: ImageRequest,
+        config: impl Into<Arc<ImageConfig>>,
+        digest: Option<Digest>,
+    ) {
         self.known.insert(request, KnownImage { config: config.into(), digest });
     }
 

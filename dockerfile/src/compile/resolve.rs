@@ -28,7 +28,10 @@ impl<'a> Work<'a> {
     }
 
     /// Resolves the bases of all nodes: which are needed, or the images that must be known first.
-    pub(super) fn resolve(&mut self, target: usize) -> Result<Result<Vec<bool>, Vec<ImageRequest>>, Diagnostics> {
+    pub(super) fn resolve(
+        &mut self,
+        target: usize,
+    ) -> Result<Result<Vec<bool>, Vec<ImageRequest>>, Diagnostics> {
         for _ in 0..MAX_ONBUILD_ROUNDS {
             let needed = self.nodes.reachable(target);
             let mut missing: Vec<ImageRequest> = Vec::new();
@@ -64,7 +67,11 @@ impl<'a> Work<'a> {
                 return Ok(Ok(needed));
             }
         }
-        Err(Diagnostic::request(ErrorKind::Limit { what: "the rounds of ONBUILD", limit: MAX_ONBUILD_ROUNDS }).into())
+        Err(Diagnostic::request(ErrorKind::Limit {
+            what: "the rounds of ONBUILD",
+            limit: MAX_ONBUILD_ROUNDS,
+        })
+        .into())
     }
 
     fn resolve_base(&mut self, node: &mut Node<'a>, needed: bool) -> Result<Option<ImageRequest>, Refusal> {
@@ -97,7 +104,12 @@ impl<'a> Work<'a> {
         self.use_image(node, reference, needed)
     }
 
-    fn use_image(&mut self, node: &mut Node<'a>, reference: Reference, needed: bool) -> Result<Option<ImageRequest>, Refusal> {
+    fn use_image(
+        &mut self,
+        node: &mut Node<'a>,
+        reference: Reference,
+        needed: bool,
+    ) -> Result<Option<ImageRequest>, Refusal> {
         let platform = node.platform.clone().unwrap_or_else(|| self.target_platform().clone());
         node.reference = Some(reference.clone());
         if !needed {
@@ -112,7 +124,8 @@ impl<'a> Work<'a> {
         } else {
             platform
         };
-        let has_layers = !image.rootfs.diff_ids.is_empty() || image.history.iter().any(|entry| !entry.empty_layer);
+        let has_layers =
+            !image.rootfs.diff_ids.is_empty() || image.history.iter().any(|entry| !entry.empty_layer);
         let step = if has_layers {
             let op = Op::Image(ImageSource {
                 reference: reference.clone(),
@@ -137,7 +150,8 @@ impl<'a> Work<'a> {
 
     /// With no target platform asked for, an image of another platform decides.
     fn detect_platform(&self, image: &ImageConfig, target: Platform) -> Platform {
-        let same = |platform: &Platform| platform.os == image.os && platform.architecture == image.architecture;
+        let same =
+            |platform: &Platform| platform.os == image.os && platform.architecture == image.architecture;
         if !same(&target) && same(&self.options.build_platform) {
             return self.options.build_platform.clone();
         }
@@ -160,7 +174,11 @@ impl<'a> Work<'a> {
     }
 
     /// The named context that stands for a name, with the key under which it was given.
-    pub(super) fn named_context(&self, name: &str, platform: Option<&Platform>) -> Option<(String, NamedContext)> {
+    pub(super) fn named_context(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Option<(String, NamedContext)> {
         let lower = name.to_lowercase();
         if self.options.contexts.is_empty() || matches!(lower.as_str(), "scratch" | "context") {
             return None;
@@ -179,13 +197,24 @@ impl<'a> Work<'a> {
             .find_map(|key| self.options.contexts.get(&key).map(|context| (key.clone(), context.clone())))
     }
 
-    fn use_context(&mut self, node: &mut Node<'a>, name: &str, context: &NamedContext) -> Result<Option<ImageRequest>, Refusal> {
+    fn use_context(
+        &mut self,
+        node: &mut Node<'a>,
+        name: &str,
+        context: &NamedContext,
+    ) -> Result<Option<ImageRequest>, Refusal> {
         let op = match context {
-            NamedContext::Image(reference) => return self.use_image(node, reference.with_default_tag(), true),
-            NamedContext::Directory => Op::Context(ContextSource { name: Some(name.to_owned()), paths: Vec::new() }),
+            NamedContext::Image(reference) => {
+                return self.use_image(node, reference.with_default_tag(), true);
+            }
+            NamedContext::Directory => {
+                Op::Context(ContextSource { name: Some(name.to_owned()), paths: Vec::new() })
+            }
             NamedContext::Git(url) => match crate::git::parse(url) {
                 Ok(Some(git)) => Op::Git(git.source(None, "")),
-                Ok(None) => return Err((ErrorKind::Value(format!("{} is not a git repository", quote(url))), None)),
+                Ok(None) => {
+                    return Err((ErrorKind::Value(format!("{} is not a git repository", quote(url))), None));
+                }
                 Err(text) => return Err((ErrorKind::Value(text), None)),
             },
         };

@@ -3,6 +3,7 @@
 use super::dispatch::{value, with_shell};
 use super::node::{Node, Task};
 use super::{Refusal, Work};
+use crate::Origin;
 use crate::error::ErrorKind;
 use crate::expand::Variables;
 use crate::heredoc;
@@ -10,10 +11,14 @@ use crate::instruction::{Command, MountSpec, MountType, Run};
 use crate::path;
 use crate::plan::{CacheOwner, Exec, Input, Mount, MountKind, Network, Op};
 use crate::quote::quote;
-use crate::Origin;
 
 impl<'a> Work<'a> {
-    pub(super) fn run_step(&mut self, node: &mut Node<'a>, task: &Task<'a>, run: &Run) -> Result<(), Refusal> {
+    pub(super) fn run_step(
+        &mut self,
+        node: &mut Node<'a>,
+        task: &Task<'a>,
+        run: &Run,
+    ) -> Result<(), Refusal> {
         let docs = &task.instruction.heredocs;
         let mut shown = task.instruction.text.clone();
         let mut mounts = Vec::new();
@@ -24,7 +29,8 @@ impl<'a> Work<'a> {
                 let mut text = text.clone();
                 if let Some(first) = docs.first() {
                     if heredoc::head(&text).ok().flatten().is_some() {
-                        let data = if first.chomp { heredoc::chomp(&first.content) } else { first.content.clone() };
+                        let data =
+                            if first.chomp { heredoc::chomp(&first.content) } else { first.content.clone() };
                         let summary = first.content.trim().replace("\r\n", "\n");
                         let line = summary.lines().next().unwrap_or("");
                         let more = if summary.lines().count() > 1 { "..." } else { "" };
@@ -50,8 +56,9 @@ impl<'a> Work<'a> {
         let mut shown_env = node.env.clone();
         let mut sockets = Vec::new();
         for (index, written) in run.mounts.iter().enumerate() {
-            let spec = MountSpec::read::<Refusal2>(written, |word| self.expand(node, task, word).map_err(Refusal2))
-                .map_err(|refusal| refusal.0)?;
+            let spec =
+                MountSpec::read::<Refusal2>(written, |word| self.expand(node, task, word).map_err(Refusal2))
+                    .map_err(|refusal| refusal.0)?;
             if let (MountType::Secret, Some(name)) = (spec.kind, &spec.env) {
                 shown_env.set(name.as_str(), "****", Origin::Arg);
             }
@@ -68,7 +75,10 @@ impl<'a> Work<'a> {
             env.set("SSH_AUTH_SOCK", first.as_str(), Origin::Image);
         }
         let proxy = self.options.build_args.iter().filter(|(name, _)| {
-            matches!(name.to_lowercase().as_str(), "http_proxy" | "https_proxy" | "ftp_proxy" | "no_proxy" | "all_proxy")
+            matches!(
+                name.to_lowercase().as_str(),
+                "http_proxy" | "https_proxy" | "ftp_proxy" | "no_proxy" | "all_proxy"
+            )
         });
         let exec = Exec {
             args,
@@ -115,14 +125,19 @@ impl<'a> Work<'a> {
         sockets: usize,
         task: &Task<'a>,
     ) -> Result<Mount, Refusal> {
-        let file = |default: u32| (spec.mode.unwrap_or(default), spec.uid.unwrap_or(0), spec.gid.unwrap_or(0));
+        let file =
+            |default: u32| (spec.mode.unwrap_or(default), spec.uid.unwrap_or(0), spec.gid.unwrap_or(0));
         let mut from = Input::Empty;
         if !spec.from.is_empty()
             && let Some(other) = source.and_then(|source| self.nodes.get(source))
         {
             if !other.dispatched {
                 return Err((
-                    ErrorKind::StageOrder { action: "mount", stage: quote(&spec.from), current: quote(&node.title) },
+                    ErrorKind::StageOrder {
+                        action: "mount",
+                        stage: quote(&spec.from),
+                        current: quote(&node.title),
+                    },
                     Some("move the stage above this one".to_owned()),
                 ));
             }
@@ -147,7 +162,11 @@ impl<'a> Work<'a> {
                     return Err(value("ssh does not support source"));
                 }
                 let (mode, uid, gid) = file(0o600);
-                let target = if spec.target.is_empty() { format!("/run/buildkit/ssh_agent.{sockets}") } else { spec.target };
+                let target = if spec.target.is_empty() {
+                    format!("/run/buildkit/ssh_agent.{sockets}")
+                } else {
+                    spec.target
+                };
                 let kind = MountKind::Ssh { id: spec.id, required: spec.required, mode, uid, gid };
                 return Ok(Mount { target, readonly: true, kind });
             }
@@ -163,7 +182,9 @@ impl<'a> Work<'a> {
         }
         let inner = path::join(&["/", &spec.source]);
         let kind = match spec.kind {
-            MountType::Tmpfs => MountKind::Tmpfs { size: u64::try_from(spec.size).ok().filter(|size| *size > 0) },
+            MountType::Tmpfs => {
+                MountKind::Tmpfs { size: u64::try_from(spec.size).ok().filter(|size| *size > 0) }
+            }
             MountType::Cache => {
                 let owned = spec.uid.is_some() || spec.gid.is_some() || spec.mode.is_some();
                 let (mode, uid, gid) = file(0o755);

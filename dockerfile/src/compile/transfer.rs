@@ -13,7 +13,12 @@ use crate::quote::quote;
 use crate::{git, lint, path};
 
 impl<'a> Work<'a> {
-    pub(super) fn transfer(&mut self, node: &mut Node<'a>, task: &Task<'a>, written: &Transfer) -> Result<(), Refusal> {
+    pub(super) fn transfer(
+        &mut self,
+        node: &mut Node<'a>,
+        task: &Task<'a>,
+        written: &Transfer,
+    ) -> Result<(), Refusal> {
         let add = matches!(task.instruction.kind, Kind::Add(_));
         let chown = self.expand(node, task, &written.chown)?;
         let chmod = self.expand(node, task, &written.chmod)?;
@@ -26,7 +31,8 @@ impl<'a> Work<'a> {
         let body = Expander { skip_quotes: true, ..Expander::new('\\') };
         let mut inline = Vec::new();
         for file in &written.inline {
-            let data = if file.expand { self.expand_by(body, node, task, &file.data)? } else { file.data.clone() };
+            let data =
+                if file.expand { self.expand_by(body, node, task, &file.data)? } else { file.data.clone() };
             inline.push((file.name.clone(), data));
         }
         let tree = match task.sources.first().and_then(|source| self.nodes.get(*source)) {
@@ -58,7 +64,9 @@ impl<'a> Work<'a> {
             parents: written.parents,
         };
         let is_git = |source: &str| matches!(git::parse(source), Ok(Some(_)) | Err(_));
-        let is_http = |source: &str| (source.starts_with("http://") || source.starts_with("https://")) && !is_git(source);
+        let is_http = |source: &str| {
+            (source.starts_with("http://") || source.starts_with("https://")) && !is_git(source)
+        };
         if !checksum.is_empty() {
             match sources.as_slice() {
                 [one] if is_http(one) || is_git(one) => {}
@@ -90,7 +98,11 @@ impl<'a> Work<'a> {
                     return Err(value("inconsistent keep-git-dir configuration"));
                 }
                 if !checksum.is_empty() && !parsed.checksum.is_empty() && checksum != parsed.checksum {
-                    return Err(value(format!("checksum mismatch {} != {}", quote(&checksum), quote(&parsed.checksum))));
+                    return Err(value(format!(
+                        "checksum mismatch {} != {}",
+                        quote(&checksum),
+                        quote(&parsed.checksum)
+                    )));
                 }
                 let op = Op::Git(parsed.source(written.keep_git_dir, &checksum));
                 copy.from = CopySource::Tree(Input::Step(self.steps.source(op, span, lines)));
@@ -116,7 +128,11 @@ impl<'a> Work<'a> {
                 if written.parents {
                     let (parent, pattern) = source.split_once("/./").unwrap_or(("/", source));
                     let pattern = path::normalize("/", pattern, &os, false).map_err(value)?;
-                    let pattern = if pattern.starts_with('/') && !source.starts_with('/') { path::clean(&pattern) } else { pattern };
+                    let pattern = if pattern.starts_with('/') && !source.starts_with('/') {
+                        path::clean(&pattern)
+                    } else {
+                        pattern
+                    };
                     from = parent;
                     if !path::has_wildcards(from) && !path::has_wildcards(&pattern) {
                         copy.required.push(path::join(&["/", from, &pattern]));
@@ -164,7 +180,9 @@ impl<'a> Work<'a> {
 }
 
 fn mode(text: &str) -> Result<Mode, Refusal> {
-    let wrong = || value(format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"));
+    let wrong = || {
+        value(format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"))
+    };
     if !text.starts_with('+')
         && let Ok(bits) = u32::from_str_radix(text, 8)
     {
@@ -177,7 +195,9 @@ fn mode(text: &str) -> Result<Mode, Refusal> {
     for clause in text.split(',') {
         let tail = clause.trim_start_matches(['u', 'g', 'o', 'a']);
         let fits = tail.starts_with(['+', '-', '='])
-            && tail.chars().all(|ch| matches!(ch, '+' | '-' | '=' | 'r' | 'w' | 'x' | 'X' | 's' | 't' | 'u' | 'g' | 'o'));
+            && tail.chars().all(|ch| {
+                matches!(ch, '+' | '-' | '=' | 'r' | 'w' | 'x' | 'X' | 's' | 't' | 'u' | 'g' | 'o')
+            });
         if !fits {
             return Err(value("invalid syntax"));
         }

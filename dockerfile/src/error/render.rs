@@ -44,7 +44,13 @@ impl Diagnostic {
                     .collect();
                 let _ = writeln!(out, "{blue}{number:>width$} |{off} {line}");
                 if let (0, Some((from, len))) = (index, marks) {
-                    let _ = writeln!(out, "{blue}{:>width$} |{off} {:from$}{red}{}{off}", "", "", "^".repeat(len));
+                    let _ = writeln!(
+                        out,
+                        "{blue}{:>width$} |{off} {:from$}{red}{}{off}",
+                        "",
+                        "",
+                        "^".repeat(len)
+                    );
                 }
             }
             if count > MAX_SNIPPET {
@@ -64,7 +70,8 @@ impl Diagnostic {
             return None;
         }
         let before = source.slice(crate::Span::new(line.start, self.span.start)).chars().count();
-        let len = source.slice(crate::Span::new(self.span.start, self.span.end.min(line.end))).chars().count();
+        let len =
+            source.slice(crate::Span::new(self.span.start, self.span.end.min(line.end))).chars().count();
         (before < MAX_COLUMNS).then(|| (before, len.clamp(1, MAX_COLUMNS - before)))
     }
 }

@@ -124,7 +124,13 @@ impl Pattern {
     }
 
     /// The first or last place of `run` that a star from `at` reaches.
-    fn place(&self, chars: &[char], at: usize, run: &[Option<char>], last: bool) -> Result<Option<usize>, ExpandError> {
+    fn place(
+        &self,
+        chars: &[char],
+        at: usize,
+        run: &[Option<char>],
+        last: bool,
+    ) -> Result<Option<usize>, ExpandError> {
         let tail = chars.get(at..).unwrap_or(&[]);
         let line = tail.iter().position(|ch| *ch == '\n').unwrap_or(tail.len());
         self.spend(line)?;

@@ -267,7 +267,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn modified(&mut self, name: &str, null_is_unset: bool, modifier: Option<char>) -> Result<String, ExpandError> {
+    fn modified(
+        &mut self,
+        name: &str,
+        null_is_unset: bool,
+        modifier: Option<char>,
+    ) -> Result<String, ExpandError> {
         let written = || format!("{}{}", if null_is_unset { ":" } else { "" }, shown(modifier));
         let trims = matches!(modifier, Some('#' | '%'));
         if null_is_unset && trims {
@@ -284,7 +289,8 @@ impl<'a> Scan<'a> {
             '-' => Ok(if missing { word } else { value.unwrap_or_default().to_owned() }),
             '+' => Ok(if missing { String::new() } else { word }),
             '?' if missing => {
-                let default = if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
+                let default =
+                    if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
                 let message = if word.is_empty() { default.to_owned() } else { word };
                 Err(ExpandError::Required { name: name.to_owned(), message })
             }
@@ -294,7 +300,11 @@ impl<'a> Scan<'a> {
                 let pattern = Pattern::parse(doubled.unwrap_or(&word), modifier == '%')?;
                 let value = value.unwrap_or_default();
                 let longest = doubled.is_some();
-                if modifier == '#' { pattern.trim_start(value, longest) } else { pattern.trim_end(value, longest) }
+                if modifier == '#' {
+                    pattern.trim_start(value, longest)
+                } else {
+                    pattern.trim_end(value, longest)
+                }
             }
             _ => Err(ExpandError::UnsupportedModifier(written())),
         }
@@ -361,8 +371,8 @@ fn is_digit(ch: char) -> bool {
 /// Decimal digits stand in runs of ten; these are the ones that people write numbers with.
 fn is_decimal(ch: char) -> bool {
     const ZEROS: [u32; 20] = [
-        0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0,
-        0xf20, 0x1040, 0x17e0, 0x1810, 0xff10,
+        0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50,
+        0xed0, 0xf20, 0x1040, 0x17e0, 0x1810, 0xff10,
     ];
     ZEROS.iter().any(|zero| (*zero..*zero + 10).contains(&(ch as u32)))
 }

@@ -28,8 +28,25 @@ const SHARING: [(&str, Sharing); 3] =
     [("shared", Sharing::Shared), ("private", Sharing::Private), ("locked", Sharing::Locked)];
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src", "dst",
-    "destination", "ro", "rw", "readwrite", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
 ];
 
 /// A mount as its fields say it.
@@ -67,7 +84,9 @@ impl MountSpec {
     /// What can be known before variables are: whether the line is well formed, and `from`.
     pub(crate) fn from_of(text: &str) -> Result<String, Refusal> {
         let mut from = String::new();
-        for field in csv::fields(text).map_err(|cause| plain(format!("failed to parse csv mounts: {cause}")))? {
+        for field in
+            csv::fields(text).map_err(|cause| plain(format!("failed to parse csv mounts: {cause}")))?
+        {
             if let Some((key, value)) = field.split_once('=')
                 && key.eq_ignore_ascii_case("from")
             {
@@ -90,7 +109,8 @@ impl MountSpec {
     ) -> Result<Self, E> {
         let mut spec = Self::default();
         let mut automatic = true;
-        let fields = csv::fields(text).map_err(|cause| plain(format!("failed to parse csv mounts: {cause}")))?;
+        let fields =
+            csv::fields(text).map_err(|cause| plain(format!("failed to parse csv mounts: {cause}")))?;
         for field in &fields {
             let (key, value) = match field.split_once('=') {
                 Some((key, value)) => (key.to_lowercase(), Some(value)),
@@ -102,9 +122,13 @@ impl MountSpec {
                         spec.readonly = matches!(key.as_str(), "readonly" | "ro");
                         automatic = false;
                     }
-                    "required" if matches!(spec.kind, MountType::Secret | MountType::Ssh) => spec.required = true,
+                    "required" if matches!(spec.kind, MountType::Secret | MountType::Ssh) => {
+                        spec.required = true;
+                    }
                     "required" => return Err(spec.unexpected(&key).into()),
-                    _ => return Err(plain(format!("invalid field '{field}' must be a key=value pair")).into()),
+                    _ => {
+                        return Err(plain(format!("invalid field '{field}' must be a key=value pair")).into());
+                    }
                 }
                 continue;
             };
@@ -122,7 +146,10 @@ impl MountSpec {
     fn field(&mut self, field: &str, key: &str, value: String, automatic: &mut bool) -> Result<(), Refusal> {
         let invalid = || plain(format!("invalid value for {key}: {value}"));
         let number = || {
-            value.parse::<u32>().ok().filter(|_| !value.starts_with('+'))
+            value
+                .parse::<u32>()
+                .ok()
+                .filter(|_| !value.starts_with('+'))
                 .ok_or_else(|| plain(format!("invalid value {value} for {key}")))
         };
         match key {
@@ -195,7 +222,8 @@ fn choose<T: Copy>(options: &[(&'static str, T)], value: &str, what: &str) -> Re
     if let Some((_, found)) = options.iter().find(|(name, _)| *name == lower) {
         return Ok(*found);
     }
-    let hint = suggest::nearest(value, options.iter().map(|(name, _)| *name)).map(|hint| format!("did you mean {hint}?"));
+    let hint = suggest::nearest(value, options.iter().map(|(name, _)| *name))
+        .map(|hint| format!("did you mean {hint}?"));
     Err((format!("unsupported {what} {}", quote(value)), hint))
 }
 
@@ -213,7 +241,8 @@ fn parse_size(text: &str) -> Option<i64> {
     let at = text.rfind(|ch: char| ch.is_ascii_digit() || ch == '.' || ch == ' ')?;
     let number = if text.get(at..)?.starts_with(' ') { text.get(..at)? } else { text.get(..=at)? };
     let unit = text.get(at + 1..)?.to_lowercase();
-    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'+' | b'-' | b'e' | b'E'));
+    let plain =
+        number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'+' | b'-' | b'e' | b'E'));
     let size: f64 = if plain { number.parse().ok()? } else { return None };
     if size < 0.0 {
         return None;
@@ -231,7 +260,10 @@ fn parse_size(text: &str) -> Option<i64> {
     if power > 0 && !matches!(unit.get(1..), Some("" | "b" | "ib")) {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "the reference truncates, and saturation keeps it defined")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the reference truncates, and saturation keeps it defined"
+    )]
     Some((size * 1024_f64.powi(power)) as i64)
 }
 
@@ -254,7 +286,8 @@ pub(crate) fn device(text: &str) -> Result<Device, Refusal> {
             _ if device.name.is_empty() => device.name.clone_from(&field),
             (_, None) => return Err(plain(format!("invalid field '{field}' must be a key=value pair"))),
             (key, Some(_)) => {
-                let hint = suggest::nearest(key, ["name", "required"]).map(|hint| format!("did you mean {hint}?"));
+                let hint =
+                    suggest::nearest(key, ["name", "required"]).map(|hint| format!("did you mean {hint}?"));
                 return Err((format!("unexpected key '{key}' in '{field}'"), hint));
             }
         }

@@ -24,7 +24,9 @@ pub(crate) struct Line<'a> {
 /// Reads one instruction.
 pub(crate) fn read(line: &Line<'_>) -> Result<Kind, Refusal> {
     let rest = line.command.rest;
-    let Some(keyword) = super::keyword(line.command.keyword) else { return Err(unknown(line.command.keyword)) };
+    let Some(keyword) = super::keyword(line.command.keyword) else {
+        return Err(unknown(line.command.keyword));
+    };
     let none = || Flags::read(&line.command.flags, &[]).map(drop);
     match keyword {
         "FROM" => from(line).map(Kind::From),
@@ -134,7 +136,10 @@ fn pairs(rest: &str, keyword: &str, escape: char) -> Result<Vec<Pair>, Refusal> 
     if first.contains('=') {
         for word in &words {
             let Some((name, value)) = word.split_once('=') else {
-                let text = format!("Syntax error - can't find = in {}. Must be of the form: name=value", quote(word));
+                let text = format!(
+                    "Syntax error - can't find = in {}. Must be of the form: name=value",
+                    quote(word)
+                );
                 let hint = format!("quote the value if it holds blanks: {keyword} name=\"a b\"");
                 return Err((ErrorKind::Arguments(text), Some(hint)));
             };
@@ -224,7 +229,8 @@ fn run(line: &Line<'_>) -> Result<Run, Refusal> {
         Some("none") => Network::None,
         Some("host") => Network::Host,
         Some(other) => {
-            let hint = suggest::nearest(other, ["default", "none", "host"]).map(|hint| format!("did you mean {hint}?"));
+            let hint = suggest::nearest(other, ["default", "none", "host"])
+                .map(|hint| format!("did you mean {hint}?"));
             return Err((ErrorKind::Flag(format!("invalid network mode {}", quote(other))), hint));
         }
     };
@@ -232,7 +238,8 @@ fn run(line: &Line<'_>) -> Result<Run, Refusal> {
         None | Some("sandbox") => Security::Sandbox,
         Some("insecure") => Security::Insecure,
         Some(other) => {
-            let hint = suggest::nearest(other, ["sandbox", "insecure"]).map(|hint| format!("did you mean {hint}?"));
+            let hint =
+                suggest::nearest(other, ["sandbox", "insecure"]).map(|hint| format!("did you mean {hint}?"));
             return Err((ErrorKind::Flag(format!("security {} is not valid", quote(other))), hint));
         }
     };
@@ -319,11 +326,15 @@ fn health(line: &Line<'_>) -> Result<Health, Refusal> {
         }
         return Ok(Health { test: vec![upper], ..Health::default() });
     }
-    let known = ["interval", "timeout", "start-period", "start-interval", "retries"].map(|name| (name, Takes::Text));
+    let known =
+        ["interval", "timeout", "start-period", "start-interval", "retries"].map(|name| (name, Takes::Text));
     let flags = Flags::read(&line.command.flags, &known)?;
     if upper != "CMD" {
         let text = format!("Unknown type {} in HEALTHCHECK (try CMD)", quote(&upper));
-        return Err((ErrorKind::Arguments(text), Some(format!("write HEALTHCHECK CMD {}", line.command.rest))));
+        return Err((
+            ErrorKind::Arguments(text),
+            Some(format!("write HEALTHCHECK CMD {}", line.command.rest)),
+        ));
     }
     let mut test = Vec::new();
     match command {
@@ -348,7 +359,9 @@ fn health(line: &Line<'_>) -> Result<Health, Refusal> {
         None | Some("") => 0,
         Some(text) => match text.parse::<i32>() {
             Err(_) => return Err(arguments(format!("--retries is not a number: {}", quote(text)))),
-            Ok(count) if count < 0 => return Err(arguments(format!("--retries cannot be negative ({count})"))),
+            Ok(count) if count < 0 => {
+                return Err(arguments(format!("--retries cannot be negative ({count})")));
+            }
             Ok(count) => i64::from(count),
         },
     };

@@ -39,8 +39,8 @@ impl Config {
                 "experimental" if value == "all" => config.experimental_all = true,
                 "experimental" => config.experimental = names(),
                 "error" => {
-                    config.error =
-                        parse_bool(value).ok_or_else(|| format!("failed to parse check option {}", quote(part)))?;
+                    config.error = parse_bool(value)
+                        .ok_or_else(|| format!("failed to parse check option {}", quote(part)))?;
                 }
                 _ => return Err(format!("invalid check option {}", quote(key))),
             }
@@ -79,7 +79,10 @@ mod tests {
     #[test]
     fn options() {
         let config = Config::parse("skip=A, B;error=true").unwrap();
-        assert_eq!((config.skip.as_slice(), config.error), (["A".to_owned(), "B".to_owned()].as_slice(), true));
+        assert_eq!(
+            (config.skip.as_slice(), config.error),
+            (["A".to_owned(), "B".to_owned()].as_slice(), true)
+        );
         assert!(Config::parse("bogus").is_err());
         assert!(Config::parse("error=maybe").is_err());
         assert!(Config::parse("skip=all").unwrap().skip_all);

@@ -195,7 +195,10 @@ mod tests {
     #[test]
     fn words() {
         assert_eq!(plain("a  b\tc"), ["a", "b", "c"]);
-        assert_eq!(quoted("a='b c' d=\"e\\\" f\" g\\ h ''", '\\'), ["a='b c'", "d=\"e\\\" f\"", "g\\ h", "''"]);
+        assert_eq!(
+            quoted("a='b c' d=\"e\\\" f\" g\\ h ''", '\\'),
+            ["a='b c'", "d=\"e\\\" f\"", "g\\ h", "''"]
+        );
         assert_eq!(first_and_rest("a  b c"), Some(("a", "b c")));
         assert_eq!(first_and_rest("a"), None);
     }

@@ -46,12 +46,17 @@ impl Definition {
     }
 
     /// The first part in which two definitions differ: its name, the value here and the value there.
-    pub fn first_difference<'a>(&'a self, other: &'a Self) -> Option<(&'a str, Option<&'a str>, Option<&'a str>)> {
+    pub fn first_difference<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> Option<(&'a str, Option<&'a str>, Option<&'a str>)> {
         let find = |definition: &'a Self, name: &str| {
             definition.components.iter().find(|part| part.name == name).map(|part| part.value.as_str())
         };
-        let here = self.components.iter().map(|part| (&*part.name, Some(&*part.value), find(other, &part.name)));
-        let there = other.components.iter().map(|part| (&*part.name, find(self, &part.name), Some(&*part.value)));
+        let here =
+            self.components.iter().map(|part| (&*part.name, Some(&*part.value), find(other, &part.name)));
+        let there =
+            other.components.iter().map(|part| (&*part.name, find(self, &part.name), Some(&*part.value)));
         here.chain(there).find(|(_, here, there)| here != there)
     }
 

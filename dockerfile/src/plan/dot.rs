@@ -6,7 +6,8 @@ use crate::quote::quote;
 impl Plan {
     /// The steps and what they read, in Graphviz's language; solid arrows are root file systems.
     pub fn to_dot(&self) -> String {
-        let mut out = String::from("digraph plan {\n  rankdir=BT;\n  node [shape=box, fontname=monospace];\n");
+        let mut out =
+            String::from("digraph plan {\n  rankdir=BT;\n  node [shape=box, fontname=monospace];\n");
         for step in &self.steps {
             let shape = match step.op {
                 Op::Exec(_) => "box",

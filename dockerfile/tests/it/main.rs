@@ -11,4 +11,5 @@
 mod data;
 mod expand;
 mod ignore;
+mod properties;
 mod records;

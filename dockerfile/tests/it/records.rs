@@ -61,7 +61,12 @@ fn as_set(value: &Value) -> BTreeSet<String> {
 
 fn sorted(value: &Value) -> Value {
     match value {
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect::<BTreeMap<_, _>>().into_iter().collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), sorted(value)))
+            .collect::<BTreeMap<_, _>>()
+            .into_iter()
+            .collect(),
         Value::Array(list) => list.iter().map(sorted).collect(),
         other => other.clone(),
     }
