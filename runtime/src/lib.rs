@@ -39,6 +39,14 @@
 //! With [`SpecBuilder::user_mapping`] everything runs in a user namespace. One id (the caller's) needs no
 //! preparation at all; ranges of ids need `newuidmap` and `/etc/subuid`. [`Host::probe`] says what a host allows.
 //!
+//! # What is not there
+//!
+//! Asking for one of these is [`Error::Unsupported`], which names it, before anything is made: cgroups and their
+//! limits (`linux.resources`, `linux.cgroupsPath`), seccomp filters, terminals, hooks, AppArmor and SELinux labels,
+//! idmapped mounts, joining an existing user or mount namespace, time offsets, scheduling and memory policies. Without
+//! a cgroup of its own, a container without a pid namespace of its own can leave processes behind that `delete` does
+//! not find.
+//!
 //! # Features
 //!
 //! - `tokio`: [`Running::wait_async`], which waits without a thread.

@@ -85,6 +85,8 @@ pub(super) struct Assembler {
     next: u32,
     free: Vec<Reg>,
     inject: Option<(u32, i32)>,
+    /// A text with a zero byte, which the kernel would cut short.
+    cut: Option<String>,
 }
 
 impl Assembler {
@@ -101,6 +103,7 @@ impl Assembler {
             next: FIRST_FREE,
             free: Vec::new(),
             inject: None,
+            cut: None,
         }
     }
 
@@ -148,6 +151,9 @@ impl Assembler {
         let text = text.as_ref();
         if let Some(at) = self.strings.get(text) {
             return *at;
+        }
+        if text.contains(&0) {
+            self.cut = Some(String::from_utf8_lossy(text).into_owned());
         }
         let mut bytes = text.to_vec();
         bytes.push(0);
@@ -274,6 +280,9 @@ impl Assembler {
 
     /// The finished plan.
     pub(super) fn finish(self) -> Result<Plan, Error> {
+        if let Some(text) = self.cut {
+            return Err(Error::spec("a text", format!("{text:?} has a zero byte in it")));
+        }
         let steps_len = self.steps.len() * STEP;
         let relocations_at = HEADER + steps_len;
         let blob_at = (relocations_at + self.relocations.len() * 4).next_multiple_of(8);

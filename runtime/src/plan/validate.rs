@@ -56,6 +56,7 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
     for (name, present) in [
         ("linux.seccomp", linux.seccomp().is_some()),
         ("linux.mountLabel", set(linux.mount_label())),
+        ("linux.cgroupsPath", linux.cgroups_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.personality", linux.personality().is_some()),

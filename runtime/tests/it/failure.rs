@@ -48,6 +48,20 @@ fn what_is_not_done_is_refused_before_anything_is_made() {
     spec.process_mut().as_mut().unwrap().set_terminal(Some(true));
     let error = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null()).unwrap_err();
     assert!(error.is_unsupported() && error.to_string().contains("process.terminal"), "{error}");
+
+    let mut spec = shell("true").build().unwrap();
+    spec.linux_mut().as_mut().unwrap().set_cgroups_path(Some("/limits".into()));
+    let error = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null()).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("linux.cgroupsPath"), "{error}");
+}
+
+#[test]
+fn a_zero_byte_cuts_nothing_short() {
+    let Some(bench) = bench() else { return };
+    for spec in [shell("true\0; false"), shell("true").env(["A=1\0b"]), shell("true").cwd("/tmp\0/x")] {
+        let error = bench.run(spec).unwrap_err();
+        assert!(matches!(error, Error::Spec { .. }), "{error:?}");
+    }
 }
 
 /// What of this process could have been changed or left behind by a container.
