@@ -50,7 +50,7 @@
 //! # Features
 //!
 //! - `tokio`: [`Running::wait_async`], which waits without a thread.
-//! - `testing`: failure injection and a fake executor, for tests.
+//! - `testing`: failure injection, for tests.
 //!
 //! [OCI runtime specification]: https://github.com/opencontainers/runtime-spec
 #![cfg(target_os = "linux")]
