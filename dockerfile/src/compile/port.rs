@@ -9,6 +9,10 @@ use crate::error::ErrorKind;
 use crate::lint;
 use crate::quote::quote;
 
+/// What one port counts for among [`crate::limits::MAX_PLAN_TEXT`]: short as it is, each is kept apart in a set,
+/// and eleven characters ask for 65,535 of them.
+const PORT_COST: usize = 256;
+
 impl<'a> Work<'a> {
     pub(super) fn ports(
         &mut self,
@@ -68,7 +72,7 @@ impl<'a> Work<'a> {
                 )));
             }
         }
-        self.spend(usize::from(end - start) * 10)?;
+        self.spend((usize::from(end - start) + 1) * PORT_COST)?;
         ports.extend((start..=end).map(|port| format!("{port}/{lower}")));
         Ok(())
     }
