@@ -106,6 +106,19 @@ impl<'a> Scan<'a> {
                 self.next();
                 return Ok(out);
             }
+            if words.is_none() {
+                // Ordinary characters in one piece.
+                let escape = self.rules.escape;
+                let ends = |ch: char| matches!(ch, '$' | '\'' | '"') || ch == escape || Some(ch) == stop;
+                let len = self.rest.find(ends).unwrap_or(self.rest.len());
+                if let Some((text, rest)) = self.rest.split_at_checked(len)
+                    && len > 0
+                {
+                    out.push_str(text);
+                    self.rest = rest;
+                    continue;
+                }
+            }
             match ch {
                 '$' => {
                     let text = self.dollar()?;
