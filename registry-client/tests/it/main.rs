@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "what fails or is printed here is a test")]
 
 mod auth;
+mod conformance;
 mod credential;
 mod debian;
 mod economy;
