@@ -19,6 +19,14 @@ use cooperage::registry::server::Registry;
 use cooperage::runtime::Host;
 use cooperage::{Built, Context, Engine, EngineOptions, Event, Image};
 
+/// The build context, carried in the program so that it runs wherever it is put.
+const CONTEXT: [(&str, &str); 4] = [
+    ("Dockerfile", include_str!("context/Dockerfile")),
+    ("greeting.txt", include_str!("context/greeting.txt")),
+    ("make.sh", include_str!("context/make.sh")),
+    ("app.sh", include_str!("context/app.sh")),
+];
+
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// What took how long, for the summary.
@@ -79,7 +87,10 @@ async fn walk() -> Outcome {
 
     println!("\n== 2. build");
     let context = directory.path().join("context");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/context"), &context)?;
+    std::fs::create_dir(&context)?;
+    for (name, text) in CONTEXT {
+        std::fs::write(context.join(name), text)?;
+    }
     let built = build(&engine, &context, &base_name).await?;
     walk.part("first build");
 
@@ -173,13 +184,4 @@ async fn run(engine: &Engine, image: &Image) -> Outcome {
     };
     println!("exit code {}", ended.code);
     if ended.code == 3 { Ok(()) } else { Err(format!("expected exit code 3, got {}", ended.code).into()) }
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }

@@ -241,7 +241,7 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         if !self.done {
             // Best effort: what stays goes with the transaction's staging directory.
-            _ = self.staging.unlink(&self.name);
+            drop(self.staging.unlink(&self.name));
         }
     }
 }

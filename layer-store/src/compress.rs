@@ -155,7 +155,7 @@ mod tests {
         );
     }
 
-    const KNOWN: &str = "sha256:0";
+    const KNOWN: &str = "sha256:26954f1e32333e7e0f89bd20362c741a7de6a75af7af4b4ccf2d4186133ff10b";
 
     #[test]
     fn all_members_are_read() {

@@ -189,7 +189,7 @@ impl Store {
             Ok(alive) => alive,
             Err(error) => {
                 // Best effort: a temporary is swept by gc.
-                _ = self.places.containers.remove_tree(&temporary);
+                drop(self.places.containers.remove_tree(&temporary));
                 return Err(error);
             }
         };

@@ -72,7 +72,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // Best effort: without its lock the file is swept by the next gc.
-        _ = self.leases.unlink(&self.name);
+        drop(self.leases.unlink(&self.name));
     }
 }
 

@@ -23,7 +23,7 @@ const OCTAL_11: u64 = 0o77_777_777_777;
 ///
 /// # Errors
 /// When a file cannot be read, is not as long as the index says, or `out` does not take the bytes.
-pub fn pack<'a, W: Write>(
+pub(crate) fn pack<'a, W: Write>(
     entries: impl IntoIterator<Item = (&'a Vec<u8>, &'a Entry)>,
     root: BorrowedFd<'_>,
     authority: &dyn FileAuthority,
@@ -83,7 +83,7 @@ fn copy(file: &mut impl Read, size: u64, buffer: &mut [u8], out: &mut impl Write
 
 fn pad(size: u64, out: &mut impl Write) -> io::Result<()> {
     let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
-    if over > 0 { out.write_all(&[0; BLOCK][over..]) } else { Ok(()) }
+    if over > 0 { out.write_all([0; BLOCK].get(over..).unwrap_or_default()) } else { Ok(()) }
 }
 
 fn header(path: &[u8], entry: &Entry, out: &mut impl Write) -> io::Result<()> {

@@ -197,7 +197,7 @@ fn stamp(parents: &mut Parents<'_>, path: &[u8], stamp: &Stamp) -> Result<Reply,
             match fs::setxattr(proc_path(&file).as_str(), name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
-                    without.push(name.clone())
+                    without.push(name.clone());
                 }
                 Err(errno) => return Err(errno),
             }

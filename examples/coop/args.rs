@@ -1,0 +1,200 @@
+//! The command line, in docker's spelling.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A docker-like command line over cooperage: no daemon, no root.
+#[derive(Debug, Parser)]
+#[command(name = "coop", version, disable_help_subcommand = true)]
+pub(crate) struct Coop {
+    /// Where everything is kept [default: $COOP_ROOT, else ~/.local/share/cooperage]
+    #[arg(long, global = true)]
+    pub(crate) root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Build an image from a Dockerfile
+    Build(Build),
+    /// Create and run a container from an image
+    Run(Run),
+    /// Download an image from a registry
+    Pull { name: String },
+    /// Upload an image to a registry
+    Push { name: String },
+    /// Log in to a registry
+    Login(Login),
+    /// Log out from a registry
+    Logout { server: Option<String> },
+    /// Create a tag that refers to an image
+    Tag { source: String, target: String },
+    /// List images
+    Images(Images),
+    /// Show the history of an image
+    History(History),
+    /// Return low-level information on an image
+    Inspect { names: Vec<String> },
+    /// Remove one or more images
+    Rmi(Rmi),
+    /// Manage images
+    #[command(subcommand)]
+    Image(Image),
+    /// Manage the whole store
+    #[command(subcommand)]
+    System(System),
+    /// List containers
+    Ps {
+        /// Show all containers (default shows just running)
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Remove one or more containers
+    Rm { names: Vec<String> },
+    /// Fetch the log of a container
+    Logs { name: String },
+    /// Save images to a tar archive
+    Save {
+        /// Write to a file, instead of STDOUT
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+        names: Vec<String>,
+    },
+    /// Load images from a tar archive
+    Load {
+        /// Read from a tar archive file, instead of STDIN
+        #[arg(short, long)]
+        input: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Name and optionally a tag
+    #[arg(short, long)]
+    pub(crate) tag: Vec<String>,
+    /// Name of the Dockerfile (default: PATH/Dockerfile)
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Set the target build stage
+    #[arg(long)]
+    pub(crate) target: Option<String>,
+    /// Set build-time variables
+    #[arg(long)]
+    pub(crate) build_arg: Vec<String>,
+    /// Do not use the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Print the image ID alone
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// The context directory
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Remove the container when it exits
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Set environment variables
+    #[arg(short, long)]
+    pub(crate) env: Vec<String>,
+    /// Working directory inside the container
+    #[arg(short, long)]
+    pub(crate) workdir: Option<String>,
+    /// Username or UID (format: <name|uid>[:<group|gid>])
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Overwrite the image's ENTRYPOINT
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+    /// Assign a name to the container
+    #[arg(long, default_value = "")]
+    pub(crate) name: String,
+    /// Connect to a network: host or none
+    #[arg(long, default_value = "host")]
+    pub(crate) network: String,
+    /// Keep STDIN open
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    pub(crate) image: String,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Take the password from stdin
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    /// Don't truncate output
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Show digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Don't truncate output
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rmi {
+    /// Force removal of the image
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Remove all unused images, not just dangling ones
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// List images
+    Ls(Images),
+    /// Show the history of an image
+    History(History),
+    /// Display detailed information on images
+    Inspect { names: Vec<String> },
+    /// Remove images
+    Rm(Rmi),
+    /// Remove unused images
+    Prune(Prune),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum System {
+    /// Show disk usage
+    Df,
+    /// Remove unused data
+    Prune(Prune),
+}

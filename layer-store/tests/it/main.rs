@@ -1,0 +1,4 @@
+//! What the store promises, on real directories.
+
+mod layers;
+mod store;
