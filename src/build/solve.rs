@@ -120,7 +120,7 @@ async fn steps(
         };
         (build.events)(&Event::StepDone { number, cached, cause, took: began.elapsed() });
         match Arc::get_mut(&mut trees) {
-            Some(trees) => _ = trees.made.insert(step.index, made),
+            Some(trees) => drop(trees.made.insert(step.index, made)),
             None => return Err(Error::Worker),
         }
     }
