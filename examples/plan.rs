@@ -1,16 +1,20 @@
 //! Prints what a Dockerfile compiles to.
 //!
 //! ```text
-//! plan [--record | --json | --dot | --outline] [--build-arg K=V]… [--target T] [--platform P] [--base-config FILE] FILE…
+//! plan [--record | --json | --dot] [--build-arg K=V]… [--target T] [--platform P] [--base-config FILE] FILE…
 //! ```
 //!
 //! `--record` prints one JSON object a file and line, in which BuildKit's compiler can be compared. No registry is
 //! asked: every image resolves to the config in `--base-config`, or to a plain one.
 
+#![expect(clippy::print_stderr, reason = "a command line talks to a terminal")]
+
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use cooperage::dockerfile::{Compiler, Dockerfile, Images, Options, Outcome, Plan, record};
+use cooperage::dockerfile::{
+    Compiler, Diagnostics, Dockerfile, Images, Options, Outcome, Plan, Source, record,
+};
 use cooperage::image::{ImageConfig, Platform};
 
 /// What every image says when no config is given.
@@ -70,7 +74,7 @@ fn show(request: &Request, name: &str, text: &[u8]) -> Option<String> {
             return Some(serde_json::json!({"file": name, "error": errors.to_string()}).to_string());
         }
         Err(errors) => {
-            eprintln!("{}", errors.render(name, &cooperage::dockerfile::Source::new(text), false));
+            eprintln!("{}", errors.render(name, &Source::new(text), false));
             return None;
         }
     };
@@ -95,7 +99,7 @@ fn show(request: &Request, name: &str, text: &[u8]) -> Option<String> {
     })
 }
 
-fn compile(request: &Request, file: &Dockerfile) -> Result<Box<Plan>, cooperage::dockerfile::Diagnostics> {
+fn compile(request: &Request, file: &Dockerfile) -> Result<Box<Plan>, Diagnostics> {
     let compiler = Compiler::new(file, request.options.clone());
     let mut images = Images::new();
     loop {

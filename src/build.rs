@@ -134,6 +134,7 @@ impl Build {
     }
 
     /// A name for the image.
+    #[expect(clippy::needless_pass_by_value, reason = "a builder takes its parts")]
     pub fn tag(mut self, name: Reference) -> Self {
         self.tags.push(name.with_default_tag());
         self

@@ -39,8 +39,9 @@ impl Engine {
             for layer in layers {
                 events(&Event::Push { digest: *layer.diff_id.digest(), status: "Layer already exists" });
             }
+            waiting = Vec::new().into_iter();
         }
-        while !same {
+        loop {
             while tasks.len() < UPLOADS
                 && let Some((blob, shown)) = waiting.next()
             {

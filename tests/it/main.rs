@@ -1,4 +1,5 @@
 //! The SDK as a program uses it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use cooperage::image::Reference;
 use cooperage::registry::server::Registry;

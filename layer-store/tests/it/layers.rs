@@ -58,7 +58,7 @@ fn whiteouts_hide_what_is_below_wherever_they_stand() {
     .unwrap();
     let upper = unpack(
         &store,
-        &[lower.clone()],
+        std::slice::from_ref(&lower),
         &[
             ("d/.wh.a", b'0', "", 0),
             ("d/.wh..wh..opq", b'0', "", 0),
@@ -128,8 +128,8 @@ fn the_same_layer_over_two_parents_is_kept_once_unless_it_borrows() {
     let two = unpack(&store, &[], &[("t", b'5', "", 0o755)]).unwrap();
     let own = [("t", b'5', "", 0o700), ("t/f", b'0', "x", 0o644)];
     assert_eq!(
-        unpack(&store, &[one.clone()], &own).unwrap().key(),
-        unpack(&store, &[two.clone()], &own).unwrap().key()
+        unpack(&store, std::slice::from_ref(&one), &own).unwrap().key(),
+        unpack(&store, std::slice::from_ref(&two), &own).unwrap().key()
     );
     let borrowing = [("t/f", b'0', "x", 0o644)];
     let [over_one, over_two] =

@@ -30,6 +30,7 @@ const BACKLOG: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only faults cut connections"))]
     switch: Arc<AtomicBool>,
 }
 
