@@ -7,6 +7,8 @@
 //!
 //! It prints the address on the first line and serves until it is interrupted.
 
+#![expect(clippy::print_stdout, reason = "a server tells where it listens")]
+
 use std::io::Write as _;
 
 use cooperage::registry::credential::Secret;

@@ -144,7 +144,7 @@ impl Entry {
 pub struct Index {
     /// The digest of the layer's tar stream.
     pub diff_id: DiffId,
-    /// The tar stream was made by [`crate::pack`] and can be made again.
+    /// The tar stream was made by this store and can be made again.
     pub packed: bool,
     /// Bytes that the tree takes on disk, by blocks.
     pub allocated: u64,
