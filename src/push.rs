@@ -87,7 +87,11 @@ impl Engine {
             }
             let work = store.begin()?;
             let layers = store.image_layers(&record)?;
-            let blobs = layers.iter().map(|layer| work.encoded(layer)).collect::<Result<Vec<_>, _>>()?;
+            let mut blobs = layers.iter().map(|layer| work.encoded(layer)).collect::<Result<Vec<_>, _>>()?;
+            // Layers of a docker base keep their bytes, not their label: an OCI manifest with docker's types is refused.
+            for blob in &mut blobs {
+                blob.media_type = blob.media_type.to_oci();
+            }
             let manifest = Document::from_value(Manifest::oci(record.config.clone(), blobs.clone()));
             let manifest =
                 manifest.map_err(|source| Error::Document { what: "the new manifest".to_owned(), source })?;
