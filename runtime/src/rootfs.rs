@@ -30,3 +30,11 @@ pub enum Rootfs {
         work: Option<OwnedFd>,
     },
 }
+
+/// A tree of files that is mounted below a container's root.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) destination: PathBuf,
+    pub(crate) source: Rootfs,
+    pub(crate) read_only: bool,
+}

@@ -11,6 +11,7 @@ use crate::container::Body;
 use crate::launch::Helper;
 use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
+use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
 use crate::{Container, ContainerId, Created, Error, Io, Rootfs};
 
@@ -59,6 +60,7 @@ impl Runtime {
         self.orphans.reap();
         let mut request = Request::new(spec, rootfs, io);
         request.inject = options.inject;
+        request.trees.clone_from(&options.trees);
         let plan = Plan::create(request)?;
         let place = Place::new(&self.state_dir, id);
         place.claim(id)?;
@@ -217,6 +219,7 @@ impl RuntimeBuilder {
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
     kill_on_drop: bool,
+    trees: Vec<Arc<Tree>>,
     inject: Option<(u32, i32)>,
 }
 
@@ -227,6 +230,16 @@ impl CreateOptions {
     #[must_use]
     pub fn kill_on_drop(mut self, yes: bool) -> Self {
         self.kill_on_drop = yes;
+        self
+    }
+
+    /// Mounts a tree at `destination`, before those of the Spec's mounts that go below it. An overlay with an upper
+    /// directory takes writes there; with `read_only` nothing takes writes.
+    ///
+    /// This is what a Spec's mounts cannot say: an overlay of any number of directories, given by descriptors.
+    #[must_use]
+    pub fn tree(mut self, destination: impl Into<PathBuf>, source: Rootfs, read_only: bool) -> Self {
+        self.trees.push(Arc::new(Tree { destination: destination.into(), source, read_only }));
         self
     }
 

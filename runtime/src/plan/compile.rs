@@ -1,6 +1,7 @@
 //! From a Spec to a plan.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
@@ -10,6 +11,7 @@ use super::process::{self, Program};
 use super::reach::{Kind, Links, make_in_root, statx_scratch};
 use super::rootfs::{self, Source};
 use super::{Plan, credential, device, mount, pivot, setting, stdio, validate};
+use crate::rootfs::Tree;
 use crate::userns::IdMaps;
 use crate::{Error, Hint, IdRange, Io, Phase, Rootfs};
 
@@ -66,6 +68,7 @@ impl Privilege {
 pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) rootfs: Rootfs,
+    pub(crate) trees: Vec<Arc<Tree>>,
     pub(crate) io: Io,
     pub(crate) privilege: Privilege,
     /// Step and error number of an injected failure.
@@ -74,13 +77,13 @@ pub(crate) struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(crate) fn new(spec: &'a Spec, rootfs: Rootfs, io: Io) -> Self {
-        Self { spec, rootfs, io, privilege: Privilege::of_this_process(), inject: None }
+        Self { spec, rootfs, trees: Vec::new(), io, privilege: Privilege::of_this_process(), inject: None }
     }
 }
 
 /// Compiles the plan that creates a container.
 pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
-    let Request { spec, rootfs, io, privilege, inject } = request;
+    let Request { spec, rootfs, trees, io, privilege, inject } = request;
     validate::check(spec)?;
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
     let unset = Linux::default();
@@ -91,7 +94,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     }
     let maps = maps(linux, &namespaces, &privilege)?;
     credential::check(process.user(), maps.as_ref())?;
-    let source = Source::of(rootfs)?;
+    let source = Source::of(&rootfs)?;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let read_only = spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false));
 
@@ -113,13 +116,13 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     begin(&mut asm, maps.as_ref(), message);
 
     pivot::detach_from_host(&mut asm);
-    let root = rootfs::assemble(&mut asm, source, &mount::points(mounts), scratch);
+    let root = rootfs::assemble(&mut asm, source, &mount::points(mounts, &trees), scratch);
     let null = device::host_null(&mut asm, scratch);
     setting::sysctls(&mut asm, &parameters, &kept)?;
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
     let read_only_paths = linux.readonly_paths().as_deref().unwrap_or_default();
     pivot::attach_root(&mut asm, root);
-    mount::all(&mut asm, root, mounts, scratch)?;
+    mount::all(&mut asm, root, mounts, &trees, scratch)?;
     let can_mknod = maps.is_none() && privilege.has(CAP_MKNOD);
     device::all(&mut asm, root, mounts, linux.devices().as_deref().unwrap_or_default(), can_mknod, scratch)?;
     asm.phase(Phase::Process);

@@ -1,13 +1,15 @@
 //! Mounts: each is made detached, given its attributes, and attached to a descriptor beneath the root.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::Mount;
 
 use super::assemble::{Assembler, At, Reg};
 use super::option::{Attributes, Options};
 use super::reach::{HostFile, Kind, Links, clean, make_in_root, open_in_root};
-use super::rootfs::{FSCONFIG_CMD_CREATE, fs_flag, fs_string};
+use super::rootfs::{self, FSCONFIG_CMD_CREATE, Source, fs_flag, fs_string};
+use crate::rootfs::Tree;
 use crate::{Error, Phase};
 
 /// Attributes of `mount_setattr(2)` and `fsmount(2)`.
@@ -78,27 +80,77 @@ pub(super) fn set_attributes(
     asm.call("mount_setattr", libc::SYS_mount_setattr, &args, what.to_owned());
 }
 
-/// Compiles the Spec's mounts, in their order.
-pub(super) fn all(asm: &mut Assembler, root: Reg, mounts: &[Mount], scratch: At) -> Result<(), Error> {
+/// Compiles the Spec's mounts, in their order. A tree comes before the first mount that goes below it.
+pub(super) fn all(
+    asm: &mut Assembler,
+    root: Reg,
+    mounts: &[Mount],
+    trees: &[Arc<Tree>],
+    scratch: At,
+) -> Result<(), Error> {
     asm.phase(Phase::Mounts);
+    let mut waiting: Vec<&Tree> = trees.iter().map(|tree| &**tree).collect();
+    waiting.sort_by_key(|tree| clean(&tree.destination).components().count());
     for (index, mount) in mounts.iter().enumerate() {
+        let dest = clean(mount.destination());
+        let (before, after) =
+            waiting.into_iter().partition(|tree| dest.starts_with(clean(&tree.destination)));
+        waiting = after;
+        self::trees(asm, root, mounts, trees, before, scratch)?;
         one(asm, root, mount, &format!("mounts[{index}]"), scratch)?;
+    }
+    self::trees(asm, root, mounts, trees, waiting, scratch)
+}
+
+fn trees(
+    asm: &mut Assembler,
+    root: Reg,
+    mounts: &[Mount],
+    all: &[Arc<Tree>],
+    now: Vec<&Tree>,
+    scratch: At,
+) -> Result<(), Error> {
+    for tree in now {
+        let dest = clean(&tree.destination);
+        if dest.as_os_str().is_empty() {
+            return Err(Error::spec("a tree's destination", "it is the root itself"));
+        }
+        let nested: Vec<(PathBuf, Kind)> = points(mounts, all)
+            .into_iter()
+            .chain(mounts.iter().map(|mount| (clean(mount.destination()), kind_of(mount))))
+            .filter_map(|(path, kind)| Some((path.strip_prefix(&dest).ok()?.to_path_buf(), kind)))
+            .filter(|(path, _)| !path.as_os_str().is_empty())
+            .collect();
+        asm.phase(Phase::Mounts);
+        let made = rootfs::tree(asm, Source::of(&tree.source)?, &nested, tree.read_only, scratch);
+        asm.phase(Phase::Mounts);
+        let what = format!("a tree at {}", tree.destination.display());
+        let target = make_in_root(asm, root, &tree.destination, Kind::Directory, Links::Follow);
+        attach(asm, made, target, &what, None);
+        asm.close(target);
+        asm.close(made);
     }
     Ok(())
 }
 
+/// What the mount point of `mount` has to be.
+fn kind_of(mount: &Mount) -> Kind {
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    let bound = options.bind || mount.typ().as_deref() == Some("bind");
+    let is_file = bound && mount.source().as_ref().is_some_and(|source| !source.is_dir());
+    if is_file { Kind::File } else { Kind::Directory }
+}
+
 /// Where mounts go that stand on the root filesystem itself, not on another mount, and what each place has to be.
-pub(super) fn points(mounts: &[Mount]) -> Vec<(PathBuf, Kind)> {
+pub(super) fn points(mounts: &[Mount], trees: &[Arc<Tree>]) -> Vec<(PathBuf, Kind)> {
     let mut points: Vec<(PathBuf, Kind)> = vec![("dev".into(), Kind::Directory)];
-    for mount in mounts {
-        let dest = clean(mount.destination());
+    let of_trees = trees.iter().map(|tree| (clean(&tree.destination), Kind::Directory));
+    let of_mounts = mounts.iter().map(|mount| (clean(mount.destination()), kind_of(mount)));
+    for (dest, kind) in of_trees.chain(of_mounts) {
         if points.iter().any(|(other, kind)| *kind == Kind::Directory && dest.starts_with(other)) {
             continue;
         }
-        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-        let bound = options.bind || mount.typ().as_deref() == Some("bind");
-        let is_file = bound && mount.source().as_ref().is_some_and(|source| !source.is_dir());
-        points.push((dest, if is_file { Kind::File } else { Kind::Directory }));
+        points.push((dest, kind));
     }
     points
 }

@@ -28,7 +28,7 @@ pub(super) enum Source {
 
 impl Source {
     /// Looks at the directories.
-    pub(super) fn of(rootfs: Rootfs) -> Result<Self, Error> {
+    pub(super) fn of(rootfs: &Rootfs) -> Result<Self, Error> {
         let directory = |file: HostFile| {
             if file.directory { Ok(file) } else { Err(Error::spec("rootfs", "it is not a directory")) }
         };
@@ -37,10 +37,17 @@ impl Source {
                 if !path.is_absolute() {
                     return Err(Error::spec("rootfs", format!("{} is not absolute", path.display())));
                 }
-                Self::Bind(directory(HostFile::of_path(&path, Phase::Rootfs, "root filesystem")?)?)
+                Self::Bind(directory(HostFile::of_path(path, Phase::Rootfs, "root filesystem")?)?)
             }
-            Rootfs::Fd(fd) => Self::Bind(directory(HostFile::of_fd(&fd, "root filesystem")?)?),
-            Rootfs::Detached(fd) => Self::Detached(fd),
+            Rootfs::Fd(fd) => Self::Bind(directory(HostFile::of_fd(fd, "root filesystem")?)?),
+            Rootfs::Detached(fd) => Self::Detached(fd.try_clone().map_err(|error| {
+                Error::host_call(
+                    Phase::Rootfs,
+                    "fcntl",
+                    "the detached root filesystem",
+                    crate::Errno::of(&error),
+                )
+            })?),
             Rootfs::Overlay { lower, upper, work } => {
                 if lower.is_empty() || lower.len() > MAX_LOWER {
                     return Err(Error::spec(
@@ -49,13 +56,13 @@ impl Source {
                     ));
                 }
                 let mut files = Vec::with_capacity(lower.len());
-                for fd in &lower {
+                for fd in lower {
                     files.push(directory(HostFile::of_fd(fd, "lower directory")?)?);
                 }
                 let upper = match (upper, work) {
                     (Some(upper), Some(work)) => Some((
-                        directory(HostFile::of_fd(&upper, "upper directory")?)?,
-                        directory(HostFile::of_fd(&work, "work directory")?)?,
+                        directory(HostFile::of_fd(upper, "upper directory")?)?,
+                        directory(HostFile::of_fd(work, "work directory")?)?,
                     )),
                     (None, None) => None,
                     _ => {
@@ -96,6 +103,27 @@ pub(super) fn assemble(
         }
         Source::Overlay { lower, upper } => overlay(asm, &lower, upper.as_ref(), mount_points, scratch),
     }
+}
+
+/// Makes the mount of a tree that goes below the root. `nested` are the mount points that it must have for others.
+pub(super) fn tree(
+    asm: &mut Assembler,
+    source: Source,
+    nested: &[(PathBuf, Kind)],
+    read_only: bool,
+    scratch: At,
+) -> Reg {
+    let mount = match source {
+        // A layer of its own for the mount points, so that none has to be made in the directory.
+        Source::Overlay { lower, upper } if upper.is_some() || lower.len() > 1 || !nested.is_empty() => {
+            overlay(asm, &lower, upper.as_ref(), nested, scratch)
+        }
+        source => assemble(asm, source, &[], scratch),
+    };
+    if read_only {
+        set_attributes(asm, mount, MOUNT_ATTR_RDONLY, 0, 0, true, "a tree, read-only");
+    }
+    mount
 }
 
 fn bind(asm: &mut Assembler, file: &HostFile, scratch: At) -> Reg {

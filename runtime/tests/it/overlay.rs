@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use runtime::Rootfs;
+use runtime::{CreateOptions, Rootfs};
 
 use crate::support::{Bench, bench, directory, shell, skipped};
 
@@ -119,4 +119,40 @@ fn a_layer_that_was_replaced_is_noticed() {
         let (_, output) = bench.run_in(shell("cat /etc/top"), rootfs).unwrap();
         assert_eq!(output, "0");
     }
+}
+
+#[test]
+fn trees_below_the_root_with_mounts_inside() {
+    let Some(bench) = bench() else { return };
+    if !can_overlay() {
+        return;
+    }
+    let (upper, work) = changes(bench.dir.path());
+    let rootfs =
+        Rootfs::Overlay { lower: vec![directory(&bench.root())], upper: Some(upper), work: Some(work) };
+    let written = bench.dir.path().join("written");
+    fs::create_dir(&written).unwrap();
+    let (tree_upper, tree_work) = changes(&written);
+    let tree = |upper: Option<(OwnedFd, OwnedFd)>| {
+        let mut lower = layers(&bench, 2);
+        lower.pop();
+        let (upper, work) = upper.unzip();
+        Rootfs::Overlay { lower, upper, work }
+    };
+    let options = CreateOptions::default().tree("/opt/src", tree(None), true).tree(
+        "/opt/rw",
+        tree(Some((tree_upper, tree_work))),
+        false,
+    );
+    let script = "cat /opt/src/etc/top; touch /opt/src/x 2>/dev/null && echo writable; \
+                  echo a > /opt/src/etc/tmp/a && cat /opt/src/etc/tmp/a; echo b > /opt/rw/b; ls /opt/rw";
+    let spec = shell(script).mount_tmpfs("/opt/src/etc/tmp", ["mode=1777"]);
+    let (exit, output) = bench.run_with(spec, rootfs, &options).unwrap();
+    assert!(exit.success(), "{output}");
+    assert_eq!(output, "1a\nb\netc\n");
+    assert_eq!(fs::read_to_string(written.join("upper/b")).unwrap(), "b\n");
+    let left: Vec<_> =
+        fs::read_dir(bench.dir.path().join("upper")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!bench.dir.path().join("layer1/etc/tmp").exists());
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use runtime::{ContainerId, Error, Exit, Io, Network, Rootfs, Runtime, SpecBuilder, UserMapping};
+use runtime::{
+    ContainerId, CreateOptions, Error, Exit, Io, Network, Rootfs, Runtime, SpecBuilder, UserMapping,
+};
 use tempfile::TempDir;
 
 /// A directory with a runtime's state and one or more root filesystems.
@@ -79,9 +81,18 @@ impl Bench {
     }
 
     pub(crate) fn run_in(&self, spec: SpecBuilder, rootfs: Rootfs) -> Result<(Exit, String), Error> {
+        self.run_with(spec, rootfs, &CreateOptions::default())
+    }
+
+    pub(crate) fn run_with(
+        &self,
+        spec: SpecBuilder,
+        rootfs: Rootfs,
+        options: &CreateOptions,
+    ) -> Result<(Exit, String), Error> {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let io = Io::null().stdout(writer.try_clone().unwrap()).stderr(writer);
-        let running = self.runtime.create(&fresh_id(), &spec.build()?, rootfs, io)?.start()?;
+        let running = self.runtime.create_with(&fresh_id(), &spec.build()?, rootfs, io, options)?.start()?;
         let mut output = String::new();
         reader.read_to_string(&mut output).unwrap();
         let exit = running.wait()?;
