@@ -23,6 +23,7 @@ use image_core::{Platform, Reference, Timestamp};
 use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventSink};
+use crate::process::Limits;
 
 mod context;
 mod copy;
@@ -61,6 +62,7 @@ pub struct Build {
     timestamps: Timestamps,
     no_cache: bool,
     platform: Option<Platform>,
+    limits: Limits,
     events: EventSink,
 }
 
@@ -109,12 +111,19 @@ impl Engine {
             timestamps: Timestamps::default(),
             no_cache: false,
             platform: None,
+            limits: Limits::default(),
             events: crate::event::nowhere(),
         }
     }
 }
 
 impl Build {
+    /// How much the process of each RUN may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// The Dockerfile, if it is not the context's `Dockerfile`.
     pub fn dockerfile(mut self, path: impl Into<PathBuf>) -> Self {
         self.dockerfile = Some(path.into());

@@ -9,7 +9,7 @@ use runtime::Network;
 use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventSink, Stream};
-use crate::process::{self, Request};
+use crate::process::{self, Limits, Request};
 use crate::task::blocking;
 
 /// A container to run. Made by [`Engine::container`].
@@ -26,6 +26,7 @@ pub struct Container {
     entrypoint: Option<Vec<String>>,
     args: Option<Vec<String>>,
     network: Network,
+    limits: Limits,
     remove: bool,
     stdin: bool,
     events: EventSink,
@@ -64,6 +65,7 @@ impl Engine {
             entrypoint: None,
             args: None,
             network: Network::Host,
+            limits: Limits::default(),
             remove: false,
             stdin: false,
             events: crate::event::nowhere(),
@@ -117,6 +119,12 @@ impl Container {
     /// Its network; the host's without.
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
+        self
+    }
+
+    /// How much it may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -197,6 +205,7 @@ impl Container {
             hosts: Vec::new(),
             network: self.network.clone(),
             tmpfs: Vec::new(),
+            limits: self.limits,
         };
         let sink = |stream: Stream, bytes: &[u8]| {
             write_log(&log, stream, bytes, self.engine.now());

@@ -19,6 +19,7 @@ pub use container::{Container, Ended};
 pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};
 pub use error::{Error, Result};
 pub use event::{Event, EventSink, Stream};
+pub use process::Limits;
 pub use pull::Pull;
 
 pub use dockerfile;

@@ -24,6 +24,33 @@ const STUBS: &str = "stubs";
 /// Set for every process whose environment does not say otherwise.
 pub(crate) const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How much a process may use. What is not said is not limited. Making cgroups takes root, or delegation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Memory, in bytes; as much swap again.
+    pub memory: Option<u64>,
+    /// Processor time, in thousandths of one processor.
+    pub cpu: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+impl Limits {
+    fn apply(self, mut builder: SpecBuilder) -> SpecBuilder {
+        if let Some(bytes) = self.memory {
+            builder = builder.memory_limit(bytes);
+        }
+        if let Some(thousandths) = self.cpu {
+            builder = builder.cpu_limit(thousandths);
+        }
+        match self.pids {
+            Some(count) => builder.pids_limit(count),
+            None => builder,
+        }
+    }
+}
+
 /// What to run.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -35,6 +62,7 @@ pub(crate) struct Request {
     pub(crate) hosts: Vec<(String, std::net::IpAddr)>,
     pub(crate) network: Network,
     pub(crate) tmpfs: Vec<String>,
+    pub(crate) limits: Limits,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -187,6 +215,7 @@ fn spec(engine: &Engine, provided: &Provided, request: Request) -> Result<runtim
         .user(request.user.uid, request.user.gid, &request.user.groups)
         .hostname(request.hostname)
         .network(request.network);
+    builder = request.limits.apply(builder);
     for file in ["resolv.conf", "hosts", "hostname"] {
         builder = builder.mount_bind(provided.directory.join(file), Path::new("/etc").join(file), false);
     }

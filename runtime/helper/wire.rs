@@ -84,6 +84,12 @@ pub(crate) mod message {
     pub(crate) const READY: u32 = 17;
     /// Helper to host: step, error number, detail.
     pub(crate) const FAILED: u32 = 18;
+    /// Helper to host: the descriptor of a seccomp listener rides along.
+    pub(crate) const LISTENER: u32 = 19;
+    /// Helper to host: the controlling side of the terminal rides along.
+    pub(crate) const TERMINAL: u32 = 20;
+    /// Helper to host: it waits for hooks to run, and to be told `GO`.
+    pub(crate) const HOOKS: u32 = 21;
 }
 
 /// In the detail of a failed `EXEC`: the file exists, so its interpreter or loader does not.

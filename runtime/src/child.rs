@@ -48,6 +48,28 @@ impl Child {
         }
     }
 
+    /// Waits until it has ended or that moment has come; then none.
+    pub(crate) fn wait_until(&self, deadline: Option<std::time::Instant>) -> Result<Option<Exit>, Error> {
+        let Some(deadline) = deadline else { return self.wait().map(Some) };
+        loop {
+            if let Some(exit) = self.try_wait()? {
+                return Ok(Some(exit));
+            }
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let time = rustix::event::Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&time)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(self.failed("poll", errno)),
+            }
+        }
+    }
+
     /// Waits until it has ended, and reaps the others meanwhile: the first process of a pid namespace does not end
     /// before every other process of it was reaped, and some of those are children of this process.
     pub(crate) fn wait_among(&self, others: &Orphans) -> Result<Exit, Error> {
@@ -80,7 +102,7 @@ impl Child {
             Reaped::Running => None,
             Reaped::NotOurs if self.has_ended()? => {
                 let status = sys::exit_info(self.pidfd()).unwrap_or(ExitStatus::Unknown);
-                Some(Exit { status, usage: None })
+                Some(Exit { status, usage: None, oom_killed: false })
             }
             Reaped::NotOurs => None,
         };

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// A Linux error number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(i32);
@@ -52,7 +54,8 @@ impl fmt::Debug for Errno {
 impl std::error::Error for Errno {}
 
 /// The part of a container's life in which a step stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Phase {
     /// Starting the helper program and handing it the plan.
@@ -67,6 +70,8 @@ pub enum Phase {
     Mounts,
     /// Making device nodes and their links.
     Devices,
+    /// Running hooks.
+    Hooks,
     /// Making the root filesystem the root.
     Pivot,
     /// Names, limits, sysctls and the network of the container.
@@ -75,6 +80,8 @@ pub enum Phase {
     Process,
     /// Waiting for `start`.
     Gate,
+    /// Loading the seccomp filter.
+    Seccomp,
     /// Executing the program.
     Exec,
     /// Keeping the state directory.
@@ -92,10 +99,12 @@ impl fmt::Display for Phase {
             Self::Rootfs => "rootfs",
             Self::Mounts => "mounts",
             Self::Devices => "devices",
+            Self::Hooks => "hooks",
             Self::Pivot => "pivot",
             Self::Settings => "settings",
             Self::Process => "process",
             Self::Gate => "gate",
+            Self::Seccomp => "seccomp",
             Self::Exec => "exec",
             Self::State => "state",
             Self::Lifecycle => "lifecycle",
@@ -193,6 +202,24 @@ pub enum Error {
         /// The fact and the remedy.
         hint: Hint,
     },
+    /// A hook of the Spec failed.
+    #[error("hook {point}[{index}] {}: {problem}{}", path.display(), shown(output))]
+    #[non_exhaustive]
+    Hook {
+        /// When it ran: the field's name in the Spec.
+        point: &'static str,
+        /// Which of them.
+        index: usize,
+        /// The program.
+        path: PathBuf,
+        /// What went wrong.
+        problem: String,
+        /// The last of what it wrote.
+        output: String,
+        /// The cause, when it could not be run.
+        #[source]
+        source: Option<Box<Error>>,
+    },
     /// The helper ended without an answer.
     #[error("{phase}: the helper ended without an answer ({how})")]
     #[non_exhaustive]
@@ -271,6 +298,10 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+fn shown(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!(": {output}") }
 }
 
 impl Error {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use oci_spec::runtime::Process;
 
 use crate::child::Child;
-use crate::container::Body;
 use crate::orphan::Orphans;
 use crate::plan::{ExecRequest, Plan};
-use crate::{Errno, Error, Exit, Io, Phase, Signal};
+use crate::{Container, Errno, Error, Exit, Io, Phase, Signal, seccomp};
 
 /// A process that was started in a running container, beside its first one.
 ///
@@ -18,30 +17,52 @@ use crate::{Errno, Error, Exit, Io, Phase, Signal};
 pub struct Exec {
     child: Arc<Child>,
     orphans: Orphans,
+    terminal: Option<OwnedFd>,
 }
 
 impl Exec {
     /// Starts it. Returns when `execve` has succeeded.
-    pub(crate) fn start(body: &Body, process: &Process, io: Io) -> Result<Self, Error> {
-        let init = body.child.pidfd().try_clone_to_owned().map_err(|error| {
-            Error::host_call(Phase::Launch, "fcntl", "the pidfd of the container", Errno::of(&error))
+    pub(crate) fn start(
+        container: &Container,
+        init: &Child,
+        process: &Process,
+        io: Io,
+    ) -> Result<Self, Error> {
+        let root = open_root(init)?;
+        let (inner, record, spec) = (&container.inner, container.record(), container.spec()?);
+        let plan = Plan::exec(ExecRequest {
+            process,
+            io,
+            init: container.init(init)?,
+            root,
+            namespaces: record.namespaces,
+            maps: record.maps.as_ref(),
+            linux: spec.linux().as_ref(),
+            group: container.group_fds()?,
         })?;
-        let root = open_root(&body.child)?;
-        let record = &body.record;
-        let (namespaces, maps) = (record.namespaces, record.maps.as_ref());
-        let plan = Plan::exec(ExecRequest { process, io, init, root, namespaces, maps })?;
-        let launched = body.helper.launch(plan)?;
+        let launched = inner.helper.launch(plan, &mut |_| Ok(()))?;
         // Whoever waits for the container reaps this process too: the container cannot end before.
-        body.orphans.adopt(Arc::clone(&launched.child));
-        let started = launched.start();
+        inner.orphans.adopt(Arc::clone(&launched.child));
+        let pid = launched.child.pid();
+        let started = launched.start(|listener| {
+            let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+            let pid = i32::try_from(pid).unwrap_or(0);
+            seccomp::hand_over(profile, &container.state()?, pid, &listener)
+        });
         if started.is_err() {
             // It ends by itself after a failure; best effort on the way out with that error.
             drop(launched.child.kill(Signal::KILL));
             drop(launched.child.wait());
-            body.orphans.reap();
+            inner.orphans.reap();
         }
         started?;
-        Ok(Self { child: Arc::clone(&launched.child), orphans: body.orphans.clone() })
+        let child = Arc::clone(&launched.child);
+        Ok(Self { child, orphans: inner.orphans.clone(), terminal: launched.terminal })
+    }
+
+    /// The controlling side of the terminal that the process asks for (`terminal`); once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     /// Its pid, in this process's pid namespace.
@@ -91,7 +112,7 @@ impl Exec {
 }
 
 /// Opens the root directory of a process that is not to be mistaken for a later one with its pid.
-fn open_root(child: &Child) -> Result<OwnedFd, Error> {
+pub(crate) fn open_root(child: &Child) -> Result<OwnedFd, Error> {
     use rustix::fs::{Mode, OFlags};
     let path = format!("/proc/{}/root", child.pid());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

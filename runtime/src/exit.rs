@@ -13,9 +13,16 @@ pub struct Exit {
     pub status: ExitStatus,
     /// What the process and its waited-for children used; none when this process is not its parent.
     pub usage: Option<Usage>,
+    /// Whether the kernel ended a process of the container for want of memory; known when it has a memory cgroup.
+    pub oom_killed: bool,
 }
 
 impl Exit {
+    /// Nobody knows any more.
+    pub(crate) fn unknown() -> Self {
+        Self { status: ExitStatus::Unknown, usage: None, oom_killed: false }
+    }
+
     /// The exit code as a shell shows it: the code itself, or 128 plus the signal's number; 255 when unknown.
     #[must_use]
     pub fn code(&self) -> i32 {

@@ -7,7 +7,7 @@ use crate::{Errno, Hint, Phase};
 
 /// Explains a failed step, when a fact is known that does.
 pub(crate) fn step(note: &Note, errno: Errno) -> Option<Hint> {
-    match (note.syscall, errno.raw()) {
+    match (&*note.syscall, errno.raw()) {
         ("clone3", libc::EPERM | libc::ENOSPC | libc::EUSERS) => user_namespaces(),
         ("clone3", libc::ENOSYS) => Some(Hint::new(
             "clone3 is not there: the kernel is older than 5.3, or a seccomp filter hides it",

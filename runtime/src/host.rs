@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::cgroup::Mounts;
 use crate::launch::Helper;
 use crate::plan::{Plan, Privilege};
 use crate::{Error, Hint, IdRange, hint, userns};
@@ -48,7 +49,7 @@ impl Host {
             (Ok(helper), Ok(maps)) => {
                 let maps = (!overlay || privilege.euid != 0).then(|| maps.clone());
                 Plan::probe(maps, overlay)
-                    .and_then(|plan| helper.launch(plan))
+                    .and_then(|plan| helper.launch(plan, &mut |_| Ok(())))
                     .and_then(|launched| launched.child.wait().map(drop))
             }
             (Err(error), _) | (_, Err(error)) => Err(Error::unsupported(error.to_string())),
@@ -70,7 +71,7 @@ impl Host {
             user_namespaces,
             overlay,
             seccomp: fs::metadata("/proc/sys/kernel/seccomp/actions_avail").is_ok(),
-            cgroups: CgroupSetup::of_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            cgroups: Mounts::of_this_process().setup(),
             subuid: ranges("/etc/subuid", user.as_deref(), privilege.euid),
             subgid: ranges("/etc/subgid", user.as_deref(), privilege.euid),
             newuidmap: userns::programs_installed(),
@@ -126,36 +127,4 @@ pub enum CgroupSetup {
     Hybrid,
     /// Version 2 alone.
     V2,
-}
-
-impl CgroupSetup {
-    /// Reads `/proc/self/mountinfo`: the type is the first field after the separator.
-    fn of_mounts(mountinfo: &str) -> Self {
-        let has = |typ: &str| {
-            mountinfo.lines().any(|line| {
-                line.split_once(" - ").is_some_and(|(_, rest)| rest.split(' ').next() == Some(typ))
-            })
-        };
-        match (has("cgroup"), has("cgroup2")) {
-            (true, true) => Self::Hybrid,
-            (true, false) => Self::V1,
-            (false, true) => Self::V2,
-            (false, false) => Self::None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_setup_is_read_from_the_types() {
-        let v1 = "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let v2 = "31 23 0:27 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(CgroupSetup::of_mounts(v1), CgroupSetup::V1);
-        assert_eq!(CgroupSetup::of_mounts(v2), CgroupSetup::V2);
-        assert_eq!(CgroupSetup::of_mounts(&format!("{v1}{v2}")), CgroupSetup::Hybrid);
-        assert_eq!(CgroupSetup::of_mounts("1 2 0:3 / / rw - ext4 /dev/vda rw"), CgroupSetup::None);
-    }
 }

@@ -1,21 +1,22 @@
 //! Carrying a plan to the helper and its answers back.
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use crate::child::Child;
 use crate::plan::wire::{CONTROL, EXEC_EXISTS, FDS_PER_MESSAGE, MESSAGE, VERSION, message};
 use crate::plan::{Note, Plan};
+use crate::state::{Place, Start};
 use crate::{Errno, Error, Hint, Phase, Signal, hint, sys};
 
 /// The helper program.
@@ -52,8 +53,16 @@ impl Helper {
         Ok(Self { file: Arc::new(file) })
     }
 
-    /// Runs the plan until the container's process is ready.
-    pub(crate) fn launch(&self, plan: Plan) -> Result<Launched, Error> {
+    /// Ends what is resident.
+    #[expect(clippy::unused_self, reason = "nothing is resident yet")]
+    pub(crate) fn shutdown(&self) {}
+
+    /// Runs the plan until the container's process is ready. `hooks` is called when the plan has a point for them.
+    pub(crate) fn launch(
+        &self,
+        plan: Plan,
+        hooks: &mut dyn FnMut(&Arc<Child>) -> Result<(), Error>,
+    ) -> Result<Launched, Error> {
         let failed = |syscall, errno| Error::host_call(Phase::Launch, syscall, "the helper", errno);
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -70,23 +79,31 @@ impl Helper {
         // The helper has its own copies now.
         let Plan { notes, maps, programs, fds, .. } = plan;
         drop((memory, fds));
-        let talk = Talk { socket: ours, notes, programs };
+        let talk = Talk { socket: ours, notes, first: 0, programs };
         let child = match talk.receive(Phase::Launch)? {
             Answer::Process(child) => Unready::new(child),
             Answer::End => return Err(stage.died()),
-            Answer::Ready => {
-                return Err(Error::Protocol { what: "ready before there is a process".to_owned() });
-            }
+            _ => return Err(Error::Protocol { what: "an answer before there is a process".to_owned() }),
         };
         stage.wait();
         if let Some(maps) = maps {
             maps.write(child.child.pid())?;
         }
         talk.go()?;
-        match talk.receive(Phase::Namespaces)? {
-            Answer::Ready => Ok(Launched { talk, child: child.ready() }),
-            Answer::End => Err(child.died()),
-            Answer::Process(_) => Err(Error::Protocol { what: "two processes".to_owned() }),
+        let mut terminal = None;
+        loop {
+            match talk.receive(Phase::Namespaces)? {
+                Answer::Ready => return Ok(Launched { talk, child: child.ready(), terminal }),
+                Answer::End => return Err(child.died()),
+                Answer::Terminal(fd) => terminal = Some(fd),
+                Answer::Hooks => {
+                    hooks(&child.child)?;
+                    talk.go()?;
+                }
+                Answer::Process(_) | Answer::Listener(_) => {
+                    return Err(Error::Protocol { what: "something else than ready".to_owned() });
+                }
+            }
         }
     }
 }
@@ -96,19 +113,77 @@ impl Helper {
 pub(crate) struct Launched {
     talk: Talk,
     pub(crate) child: Arc<Child>,
+    /// The controlling side of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 impl Launched {
-    /// Executes the program. The way to the helper closes when that succeeds.
-    pub(crate) fn start(&self) -> Result<(), Error> {
+    /// Connects to a process that waits to be started by whoever comes.
+    pub(crate) fn connect(place: &Place, start: Start, child: Arc<Child>) -> Result<Self, Error> {
+        let failed = |syscall, errno: rustix::io::Errno| {
+            Error::host_call(Phase::Gate, syscall, "the container's first process", errno)
+        };
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| failed("socket", errno))?;
+        start_address(place.directory())
+            .and_then(|(_directory, address)| rustix::net::connect(&socket, &address))
+            .map_err(|errno| failed("connect", errno))?;
+        let talk = Talk { socket, notes: start.notes, first: start.first, programs: start.programs };
+        Ok(Self { talk, child, terminal: None })
+    }
+
+    /// Lets the process wait for whoever starts it. What is left of its plan is returned, to be kept.
+    pub(crate) fn release(&self) -> Result<(), Error> {
+        self.talk.go()
+    }
+
+    /// What another process needs to know to start it.
+    pub(crate) fn rest(&self, gate: u32) -> Start {
+        Start {
+            first: gate,
+            notes: self.talk.notes.get(gate as usize..).unwrap_or_default().to_vec(),
+            programs: self.talk.programs.clone(),
+        }
+    }
+
+    /// Executes the program. The way to the helper closes when that succeeds. A seccomp listener is handed on before
+    /// anything waits for it.
+    pub(crate) fn start(&self, listener: impl Fn(OwnedFd) -> Result<(), Error>) -> Result<(), Error> {
         self.talk.go()?;
-        match self.talk.receive(Phase::Exec)? {
-            Answer::End => Ok(()),
-            Answer::Ready | Answer::Process(_) => {
-                Err(Error::Protocol { what: "an answer after the start".to_owned() })
+        loop {
+            match self.talk.receive(Phase::Exec)? {
+                Answer::End => return Ok(()),
+                Answer::Listener(fd) => listener(fd)?,
+                _ => return Err(Error::Protocol { what: "an answer after the start".to_owned() }),
             }
         }
     }
+}
+
+/// The socket over which another process starts a container, by a descriptor of its directory: a path may be longer
+/// than an address.
+fn start_address(directory: &Path) -> rustix::io::Result<(OwnedFd, SocketAddrUnix)> {
+    use rustix::fs::{Mode, OFlags};
+    let directory =
+        rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start", directory.as_raw_fd()))?;
+    Ok((directory, address))
+}
+
+/// Makes that socket, listening.
+pub(crate) fn start_socket(place: &Place) -> Result<OwnedFd, Error> {
+    let failed = |syscall, errno: rustix::io::Errno| {
+        Error::host_call(Phase::State, syscall, place.directory().join("start").display().to_string(), errno)
+    };
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| failed("socket", errno))?;
+    start_address(place.directory())
+        .and_then(|(_directory, address)| rustix::net::bind(&socket, &address))
+        .map_err(|errno| failed("bind", errno))?;
+    rustix::net::listen(&socket, 1).map_err(|errno| failed("listen", errno))?;
+    Ok(socket)
 }
 
 /// Ends the process unless it became ready.
@@ -179,6 +254,9 @@ impl Drop for Stage {
 enum Answer {
     Process(Child),
     Ready,
+    Hooks,
+    Listener(OwnedFd),
+    Terminal(OwnedFd),
     End,
 }
 
@@ -186,7 +264,9 @@ enum Answer {
 #[derive(Debug)]
 struct Talk {
     socket: OwnedFd,
+    /// What the steps from `first` on are for.
     notes: Vec<Note>,
+    first: u32,
     programs: Vec<String>,
 }
 
@@ -223,6 +303,9 @@ impl Talk {
         let [kind, a, b, c] = words(&body);
         match (kind, pidfd) {
             (message::PID, Some(pidfd)) if received == MESSAGE => Ok(Answer::Process(Child::new(a, pidfd))),
+            (message::LISTENER, Some(fd)) if received == MESSAGE => Ok(Answer::Listener(fd)),
+            (message::TERMINAL, Some(fd)) if received == MESSAGE => Ok(Answer::Terminal(fd)),
+            (message::HOOKS, None) if received == MESSAGE => Ok(Answer::Hooks),
             (message::READY, None) if received == MESSAGE => Ok(Answer::Ready),
             (message::FAILED, None) if received == MESSAGE => Err(self.failure(a, b, c)),
             _ => Err(Error::Protocol { what: format!("a message of kind {kind} and {received} bytes") }),
@@ -231,7 +314,7 @@ impl Talk {
 
     /// The error that a failed step stands for.
     fn failure(&self, step: u32, errno: u32, detail: u32) -> Error {
-        let Some(note) = self.notes.get(step as usize) else {
+        let Some(note) = step.checked_sub(self.first).and_then(|at| self.notes.get(at as usize)) else {
             return Error::Protocol { what: format!("step {step} failed, which the plan does not have") };
         };
         let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(libc::EIO));
@@ -252,7 +335,7 @@ impl Talk {
         Error::Step {
             phase: note.phase,
             step: Some(step),
-            syscall: Cow::Borrowed(note.syscall),
+            syscall: note.syscall.clone(),
             target,
             errno,
             hint: explained,

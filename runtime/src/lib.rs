@@ -41,11 +41,10 @@
 //!
 //! # What is not there
 //!
-//! Asking for one of these is [`Error::Unsupported`], which names it, before anything is made: cgroups and their
-//! limits (`linux.resources`, `linux.cgroupsPath`), seccomp filters, terminals, hooks, AppArmor and SELinux labels,
-//! idmapped mounts, joining an existing user or mount namespace, time offsets, scheduling and memory policies. Without
-//! a cgroup of its own, a container without a pid namespace of its own can leave processes behind that `delete` does
-//! not find.
+//! Asking for one of these is [`Error::Unsupported`], which names it, before anything is made: terminals, AppArmor and
+//! SELinux labels, idmapped mounts, joining an existing user or mount namespace, time offsets, scheduling and memory
+//! policies. Without a cgroup of its own, a container without a pid namespace of its own can leave processes behind
+//! that `delete` does not find.
 //!
 //! # Features
 //!
@@ -56,12 +55,15 @@
 #![cfg(target_os = "linux")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod cgroup;
 mod child;
 mod container;
 mod error;
 mod exec;
 mod exit;
+mod handle;
 mod hint;
+mod hook;
 mod host;
 mod id;
 mod io;
@@ -70,16 +72,20 @@ mod orphan;
 mod plan;
 mod rootfs;
 mod runtime;
+pub mod seccomp;
 mod signal;
 mod spec;
 mod state;
+mod status;
 mod sys;
 mod userns;
 
-pub use container::{Container, Created, Running, Status};
+pub use cgroup::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, Stats};
+pub use container::Container;
 pub use error::{Errno, Error, Hint, Phase};
 pub use exec::Exec;
 pub use exit::{Exit, ExitStatus, Usage};
+pub use handle::{Created, Running};
 pub use host::{CgroupSetup, Host};
 pub use id::ContainerId;
 pub use io::{Io, Stdio};
@@ -89,3 +95,4 @@ pub use rootfs::Rootfs;
 pub use runtime::{CreateOptions, Runtime, RuntimeBuilder};
 pub use signal::Signal;
 pub use spec::{IdRange, Network, SpecBuilder, UserMapping};
+pub use status::Status;

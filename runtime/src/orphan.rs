@@ -34,6 +34,13 @@ impl Orphans {
         children.push(child);
     }
 
+    /// [`Orphans::adopt`], if there is one.
+    pub(crate) fn adopt_child(&self, child: Option<&Arc<Child>>) {
+        if let Some(child) = child {
+            self.adopt(Arc::clone(child));
+        }
+    }
+
     pub(crate) fn reap(&self) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.retain(|child| {

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod capability;
+mod cgroup;
 mod compile;
 mod credential;
 mod device;
@@ -24,13 +25,15 @@ mod validate;
 #[expect(dead_code, reason = "some of it is for the helper's side")]
 pub(crate) mod wire;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use compile::{Privilege, Request};
-pub(crate) use exec::ExecRequest;
+pub(crate) use exec::{ExecRequest, HookRequest};
 
 use crate::userns::IdMaps;
 use crate::{Error, Phase, Rootfs};
@@ -45,13 +48,15 @@ pub struct Plan {
     /// `CLONE_NEW*` flags of the namespaces that will not be the host's.
     pub(crate) namespaces: u32,
     pub(crate) programs: Vec<String>,
+    /// The index of the first step after the gate.
+    pub(crate) gate: u32,
 }
 
 /// What a step is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
     pub(crate) phase: Phase,
-    pub(crate) syscall: &'static str,
+    pub(crate) syscall: Cow<'static, str>,
     pub(crate) target: String,
 }
 
@@ -72,6 +77,11 @@ impl Plan {
     /// A plan that runs another process in a container.
     pub(crate) fn exec(request: ExecRequest<'_>) -> Result<Self, Error> {
         exec::compile(request)
+    }
+
+    /// A plan that runs a hook in the namespaces of a container.
+    pub(crate) fn hook(request: HookRequest<'_>) -> Result<Self, Error> {
+        exec::compile_hook(request)
     }
 
     /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.

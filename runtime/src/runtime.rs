@@ -2,18 +2,20 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::cgroup::{self, Group, Mounts, Place as GroupPlace};
 use crate::child::Child;
-use crate::container::Body;
-use crate::launch::Helper;
+use crate::container::Inner;
+use crate::hook::{self, Point};
+use crate::launch::{Helper, start_socket};
 use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
-use crate::{Container, ContainerId, Created, Error, Io, Rootfs};
+use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status};
 
 /// Starts, finds and removes containers whose state lives in one directory.
 ///
@@ -23,6 +25,8 @@ pub struct Runtime {
     state_dir: Arc<Path>,
     helper: Helper,
     orphans: Orphans,
+    mounts: Arc<Mounts>,
+    cgroup_parent: Option<Arc<Path>>,
 }
 
 impl Runtime {
@@ -39,7 +43,7 @@ impl Runtime {
     /// # Errors
     ///
     /// [`Error::Step`] with the step that failed; [`Error::Exists`] when the id is taken; [`Error::Spec`] and
-    /// [`Error::Unsupported`] before anything was made. Nothing is left behind in any case.
+    /// [`Error::Unsupported`] before anything was made; [`Error::Hook`]. Nothing is left behind in any case.
     pub fn create(&self, id: &ContainerId, spec: &Spec, rootfs: Rootfs, io: Io) -> Result<Created, Error> {
         self.create_with(id, spec, rootfs, io, &CreateOptions::default())
     }
@@ -61,28 +65,56 @@ impl Runtime {
         let mut request = Request::new(spec, rootfs, io);
         request.inject = options.inject;
         request.trees.clone_from(&options.trees);
-        let plan = Plan::create(request)?;
+        request.no_pivot = options.no_pivot;
+        request.check()?;
+        let group = self.group(id, spec)?;
+
         let place = Place::new(&self.state_dir, id);
         place.claim(id)?;
-        let claim = Claim { place: &place, armed: true };
-        let mut record = Record::new(id, plan.namespaces, plan.maps.clone());
+        let mut claim = Claim { place: &place, group: None, armed: true };
+        let mut record = Record::new(id);
+        record.bundle = options.bundle.clone().unwrap_or_else(|| place.directory().to_path_buf());
+        record.group = group.as_ref().map(|(group, _)| group.record().clone());
         place.write(&record)?;
+        place.write_spec(spec)?;
+        if let Some((group, required)) = group {
+            claim.group = make(group, spec, required)?;
+        }
+        request.group = claim.group.as_ref().map(Group::joining).transpose()?;
+        if options.detachable {
+            request.start = Some(start_socket(&place)?);
+        }
+        let plan = Plan::create(request)?;
+        record.namespaces = plan.namespaces;
+        record.maps.clone_from(&plan.maps);
+        record.group = claim.group.as_ref().map(|group| group.record().clone());
         tracing::debug!(%id, steps = plan.len(), "launching the helper");
-        let launched = self.helper.launch(plan)?;
+        let gate = plan.gate;
+        let spec = Arc::new(spec.clone());
+        let container = |record: Record, child: &Arc<Child>, group| {
+            self.container(id.clone(), place.clone(), record, Some(Arc::clone(child)), group, Some(&spec))
+        };
+        let launched = self.helper.launch(plan, &mut |child| {
+            record.init = Identity::of(child.pid());
+            // Hooks may ask for the state.
+            place.write(&record)?;
+            let state = hook::state(&record, &spec, Status::Creating, child.pid())?;
+            hook::run_outside(&spec, Point::Prestart, &state)?;
+            hook::run_outside(&spec, Point::CreateRuntime, &state)?;
+            if hook::any(&spec, Point::CreateContainer) {
+                let inside = container(record.clone(), child, None);
+                hook::run_inside(&inside, &spec, Point::CreateContainer, &state)?;
+            }
+            Ok(())
+        })?;
         record.stage = Stage::Created;
         record.init = Identity::of(launched.child.pid());
-        let body = Body {
-            id: id.clone(),
-            child: Arc::clone(&launched.child),
-            place: place.clone(),
-            record,
-            orphans: self.orphans.clone(),
-            helper: self.helper.clone(),
-        };
+        record.start = options.detachable.then(|| launched.rest(gate));
+        let container = container(record, &launched.child, claim.group.take());
         claim.keep();
         // From here on the handle's own `drop` cleans up.
-        let created = Created::new(body, launched, options.kill_on_drop);
-        created.write_record()?;
+        let created = Created::new(container, launched, options.kill_on_drop, options.detachable);
+        created.inner.place.write(&created.record())?;
         Ok(created)
     }
 
@@ -94,7 +126,7 @@ impl Runtime {
     pub fn load(&self, id: &ContainerId) -> Result<Container, Error> {
         let place = Place::new(&self.state_dir, id);
         match place.read()? {
-            Some(record) => Ok(container(id.clone(), place, record, &self.orphans)),
+            Some(record) => Ok(self.found(id.clone(), place, record)),
             None => Err(Error::NoSuchContainer { id: id.to_string() }),
         }
     }
@@ -108,14 +140,14 @@ impl Runtime {
         let mut found = Vec::new();
         for (id, place) in self.places()? {
             if let Some(record) = place.read()? {
-                found.push(container(id, place, record, &self.orphans));
+                found.push(self.found(id, place, record));
             }
         }
         Ok(found)
     }
 
     /// Removes what containers left whose creator died before they were started. Started containers are left alone,
-    /// running or stopped. Returns the ids of those removed.
+    /// running or stopped, and so are those that were detached. Returns the ids of those removed.
     ///
     /// # Errors
     ///
@@ -125,8 +157,8 @@ impl Runtime {
         let mut failure = None;
         for (id, place) in self.places()? {
             let result = match place.read() {
-                Ok(Some(record)) if record.stage == Stage::Started || record.creator.exists() => continue,
-                Ok(Some(record)) => container(id.clone(), place, record, &self.orphans).delete(),
+                Ok(Some(record)) if record.is_settled() || record.creator.exists() => continue,
+                Ok(Some(record)) => self.found(id.clone(), place, record).remove(),
                 // Claimed and not written: the creator is either about to write it or dead; age tells them apart.
                 Ok(None) if place.is_young() => continue,
                 Ok(None) => place.remove(),
@@ -140,9 +172,18 @@ impl Runtime {
         failure.map_or(Ok(removed), Err)
     }
 
-    /// Reaps the processes of dropped handles. Containers that run are left alone.
+    /// Reaps the processes of dropped handles, ends the resident helper, and removes the cgroup directories that hold
+    /// this runtime's containers, if they are empty. Containers that run are left alone. The runtime can be used on.
     pub fn shutdown(&self) {
         self.orphans.reap();
+        self.helper.shutdown();
+        for tree in self.cgroup_parent.iter().flat_map(|parent| {
+            let place = GroupPlace::of(parent).ok();
+            self.mounts.trees.iter().filter_map(move |tree| Some(place.as_ref()?.directory(tree)))
+        }) {
+            // Somebody else's containers may be there.
+            drop(std::fs::remove_dir(tree));
+        }
     }
 
     fn places(&self) -> Result<Vec<(ContainerId, Place)>, Error> {
@@ -159,16 +200,74 @@ impl Runtime {
         places.sort_by(|one, other| one.0.cmp(&other.0));
         Ok(places)
     }
+
+    fn found(&self, id: ContainerId, place: Place, record: Record) -> Container {
+        let child = record.init.as_ref().and_then(|init| Child::open(init.pid).filter(|_| init.exists()));
+        let group = record.group.clone().map(Group::load);
+        self.container(id, place, record, child.map(Arc::new), group, None)
+    }
+
+    fn container(
+        &self,
+        id: ContainerId,
+        place: Place,
+        record: Record,
+        child: Option<Arc<Child>>,
+        group: Option<Group>,
+        spec: Option<&Arc<Spec>>,
+    ) -> Container {
+        let inner = Inner {
+            id,
+            place,
+            record: Mutex::new(record),
+            spec: spec.map_or_else(OnceLock::new, |spec| Arc::clone(spec).into()),
+            child,
+            group,
+            orphans: self.orphans.clone(),
+            helper: self.helper.clone(),
+        };
+        Container { inner: Arc::new(inner) }
+    }
+
+    /// The groups a Spec gets, and whether it cannot do without.
+    fn group(&self, id: &ContainerId, spec: &Spec) -> Result<Option<(Group, bool)>, Error> {
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(cgroup::has_limits);
+        let place = match (path.filter(|path| !path.as_os_str().is_empty()), &self.cgroup_parent) {
+            (Some(path), _) => GroupPlace::of(path)?,
+            (None, Some(parent)) => GroupPlace::of(&parent.join(id.as_str()))?,
+            (None, None) if limits => GroupPlace::of(Path::new(id.as_str()))?,
+            (None, None) => return Ok(None),
+        };
+        if self.mounts.trees.is_empty() {
+            return if limits { Err(cgroup::missing("linux.resources")) } else { Ok(None) };
+        }
+        Ok(Some((Group::at(&self.mounts, &place), limits)))
+    }
 }
 
-fn container(id: ContainerId, place: Place, record: Record, orphans: &Orphans) -> Container {
-    let child = record.init.as_ref().and_then(|init| Child::open(init.pid).filter(|_| init.exists()));
-    Container { id, place, record, child, orphans: orphans.clone() }
+/// Makes the groups. An ordinary user may not, most of the time: that is an error only when limits are asked for.
+fn make(group: Group, spec: &Spec, required: bool) -> Result<Option<Group>, Error> {
+    let none = LinuxResources::default();
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+    match group.make(resources) {
+        Ok(()) => Ok(Some(group)),
+        Err(error) if cgroup::is_denied(&error) && !rustix::process::geteuid().is_root() => {
+            if required {
+                return Err(cgroup::missing("linux.resources, which this user may not make"));
+            }
+            tracing::debug!(%error, "a container without a cgroup");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// An id that is given back unless the container comes to be.
+/// An id that is given back, with its groups, unless the container comes to be.
 struct Claim<'a> {
     place: &'a Place,
+    group: Option<Group>,
     armed: bool,
 }
 
@@ -182,15 +281,26 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.armed {
             // Best effort, on the way out with another error: `recover` finds what stays.
+            if let Some(group) = &self.group {
+                drop(group.kill(crate::Signal::KILL));
+                drop(group.remove());
+            }
             drop(self.place.remove());
         }
     }
 }
 
 /// Describes a [`Runtime`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RuntimeBuilder {
     state_dir: Option<PathBuf>,
+    cgroup_parent: Option<PathBuf>,
+}
+
+impl Default for RuntimeBuilder {
+    fn default() -> Self {
+        Self { state_dir: None, cgroup_parent: Some("/cooperage".into()) }
+    }
 }
 
 impl RuntimeBuilder {
@@ -198,6 +308,14 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Where containers have their cgroups whose Spec does not say (`linux.cgroupsPath`, whose form this has): each in
+    /// a directory of its id. Default `/cooperage`. With none, such containers have no cgroup unless they have limits.
+    #[must_use]
+    pub fn cgroup_parent(mut self, parent: Option<PathBuf>) -> Self {
+        self.cgroup_parent = parent;
         self
     }
 
@@ -211,7 +329,13 @@ impl RuntimeBuilder {
         let state_dir = self.state_dir.ok_or_else(|| Error::spec("state_dir", "not given"))?;
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&state_dir);
         made.map_err(|source| Error::StateFile { action: "make", path: state_dir.clone(), source })?;
-        Ok(Runtime { state_dir: state_dir.into(), helper: Helper::load()?, orphans: Orphans::new()? })
+        Ok(Runtime {
+            state_dir: state_dir.into(),
+            helper: Helper::load()?,
+            orphans: Orphans::new()?,
+            mounts: Arc::new(Mounts::of_this_process()),
+            cgroup_parent: self.cgroup_parent.map(Into::into),
+        })
     }
 }
 
@@ -220,13 +344,16 @@ impl RuntimeBuilder {
 pub struct CreateOptions {
     kill_on_drop: bool,
     trees: Vec<Arc<Tree>>,
+    detachable: bool,
+    no_pivot: bool,
+    bundle: Option<PathBuf>,
     inject: Option<(u32, i32)>,
 }
 
 impl CreateOptions {
     /// Kill and remove the container when its [`Running`](crate::Running) handle is dropped. Default: no.
     ///
-    /// A [`Created`] that is dropped without being started is always removed.
+    /// A [`Created`] that is dropped without being started or detached is always removed.
     #[must_use]
     pub fn kill_on_drop(mut self, yes: bool) -> Self {
         self.kill_on_drop = yes;
@@ -240,6 +367,29 @@ impl CreateOptions {
     #[must_use]
     pub fn tree(mut self, destination: impl Into<PathBuf>, source: Rootfs, read_only: bool) -> Self {
         self.trees.push(Arc::new(Tree { destination: destination.into(), source, read_only }));
+        self
+    }
+
+    /// Let another process start it: see [`Created::detach`]. Default: no; the container then ends when its creator
+    /// does before it was started.
+    #[must_use]
+    pub fn detachable(mut self, yes: bool) -> Self {
+        self.detachable = yes;
+        self
+    }
+
+    /// Do without `pivot_root(2)`, which a root filesystem in the kernel's own initial one (`rootfs`) does not allow.
+    /// Weaker: what escapes the new root finds the host's. Default: no.
+    #[must_use]
+    pub fn no_pivot(mut self, yes: bool) -> Self {
+        self.no_pivot = yes;
+        self
+    }
+
+    /// The directory of the bundle, which hooks and `state` are told. Default: the container's state directory.
+    #[must_use]
+    pub fn bundle(mut self, bundle: impl Into<PathBuf>) -> Self {
+        self.bundle = Some(bundle.into());
         self
     }
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
-    LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    LinuxPids, LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    Process, Root, Spec, User,
 };
 
 use crate::Error;
+use crate::seccomp::default_profile;
 
 pub use mapping::{IdRange, UserMapping};
 
@@ -41,6 +43,16 @@ pub struct SpecBuilder {
     mapping: Option<UserMapping>,
     rlimits: Vec<(PosixRlimitType, u64, u64)>,
     resources: Option<LinuxResources>,
+    seccomp: Filter,
+}
+
+/// Which filter of system calls a container gets.
+#[derive(Clone, Debug, Default)]
+enum Filter {
+    #[default]
+    Docker,
+    None,
+    Own(Box<LinuxSeccomp>),
 }
 
 impl SpecBuilder {
@@ -150,7 +162,50 @@ impl SpecBuilder {
         self
     }
 
-    /// Limits of the container's cgroup.
+    /// The filter of system calls. Default: docker's, for the capabilities of the process
+    /// ([`seccomp::default_profile`](crate::seccomp::default_profile)); with none, all calls are allowed.
+    #[must_use]
+    pub fn seccomp(mut self, profile: Option<LinuxSeccomp>) -> Self {
+        self.seccomp = profile.map_or(Filter::None, |profile| Filter::Own(Box::new(profile)));
+        self
+    }
+
+    /// The most memory it may use, in bytes; as much swap again. Needs the right to make cgroups.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        let mut memory = self.limits().memory().unwrap_or_default();
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        memory.set_limit(Some(bytes)).set_swap(Some(bytes.saturating_mul(2)));
+        self.limits().set_memory(Some(memory));
+        self
+    }
+
+    /// How much processor time it may use, in thousandths of one processor. Needs the right to make cgroups.
+    #[must_use]
+    pub fn cpu_limit(mut self, thousandths: u32) -> Self {
+        /// The kernel's default, in microseconds.
+        const PERIOD: u32 = 100_000;
+        let mut cpu = self.limits().cpu().clone().unwrap_or_default();
+        let quota = i64::from(thousandths) * i64::from(PERIOD) / 1000;
+        cpu.set_period(Some(u64::from(PERIOD))).set_quota(Some(quota.max(1000)));
+        self.limits().set_cpu(Some(cpu));
+        self
+    }
+
+    /// How many processes and threads there may be in it. Needs the right to make cgroups.
+    #[must_use]
+    pub fn pids_limit(mut self, count: u32) -> Self {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(i64::from(count));
+        self.limits().set_pids(Some(pids));
+        self
+    }
+
+    fn limits(&mut self) -> &mut LinuxResources {
+        self.resources.get_or_insert_with(LinuxResources::default)
+    }
+
+    /// Limits of the container's cgroup; replaces those given before.
     #[must_use]
     pub fn resources(mut self, resources: LinuxResources) -> Self {
         self.resources = Some(resources);
@@ -184,13 +239,20 @@ impl SpecBuilder {
             .collect();
         let rlimits = rlimits.map_err(|error| Error::spec("process.rlimits", error.to_string()))?;
 
+        let root = self.user.uid() == 0;
+        let seccomp = match self.seccomp {
+            Filter::Docker => Some(default_profile(&default::CAPABILITIES)),
+            Filter::None => None,
+            Filter::Own(profile) => Some(*profile),
+        };
+
         let mut process = Process::default();
         process
             .set_terminal(Some(false))
             .set_args(Some(self.args))
             .set_env(Some(self.env))
             .set_cwd(self.cwd.unwrap_or_else(|| PathBuf::from("/")))
-            .set_capabilities(Some(capabilities(self.user.uid() == 0)))
+            .set_capabilities(Some(capabilities(root)))
             .set_user(self.user)
             .set_rlimits((!rlimits.is_empty()).then_some(rlimits))
             .set_no_new_privileges(Some(self.no_new_privileges));
@@ -202,7 +264,7 @@ impl SpecBuilder {
             .set_readonly_paths(Some(default::READ_ONLY.map(str::to_owned).to_vec()))
             .set_resources(self.resources)
             .set_devices(None)
-            .set_seccomp(None);
+            .set_seccomp(seccomp);
         if let Some(mapping) = &self.mapping {
             linux
                 .set_uid_mappings(Some(id_mappings(&mapping.uids)?))

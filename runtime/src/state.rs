@@ -4,6 +4,8 @@
 //! STATE_DIR/
 //!   ID/            made exclusively: this is what makes an id unique
 //!     state.json   written beside and renamed over; never seen half
+//!     spec.json    the Spec it was made from
+//!     start        the socket over which another process starts it; only while it is created
 //! ```
 
 use std::fs;
@@ -11,15 +13,20 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::GroupRecord;
+use crate::plan::Note;
 use crate::userns::IdMaps;
 use crate::{ContainerId, Error};
 
 /// Counts up with every change of [`Record`] that older versions cannot read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The largest state file that is read, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
+/// The largest Spec that is read back, in bytes.
+const MAX_SPEC: u64 = 64 << 20;
 
 /// What is kept about a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +43,27 @@ pub(crate) struct Record {
     pub(crate) namespaces: u32,
     /// The ids of its user namespace, if it has one.
     pub(crate) maps: Option<IdMaps>,
+    /// Its cgroups, if it has any.
+    pub(crate) group: Option<GroupRecord>,
+    /// The bundle, as it was given.
+    pub(crate) bundle: PathBuf,
+    /// When it was made, in seconds after 1970.
+    pub(crate) made: u64,
+    /// The user id of its maker.
+    pub(crate) owner: u32,
+    /// How another process can start it.
+    pub(crate) start: Option<Start>,
+}
+
+/// What another process has to know to start a container over the socket in its directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The index of the first step that is left.
+    pub(crate) first: u32,
+    /// What the steps that are left are for.
+    pub(crate) notes: Vec<Note>,
+    /// The files that the program's name may mean.
+    pub(crate) programs: Vec<String>,
 }
 
 /// How far its creator came.
@@ -102,7 +130,7 @@ impl Place {
         let path = self.file();
         let new = self.dir.join("state.json.new");
         let failed = |source| Error::StateFile { action: "write", path: path.clone(), source };
-        let text = serde_json::to_vec_pretty(record).map_err(|error| failed(error.into()))?;
+        let text = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
         fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(failed)
     }
 
@@ -128,6 +156,30 @@ impl Place {
         Ok(Some(record))
     }
 
+    /// Keeps the Spec.
+    pub(crate) fn write_spec(&self, spec: &Spec) -> Result<(), Error> {
+        let path = self.dir.join("spec.json");
+        let failed = |source| Error::StateFile { action: "write", path: path.clone(), source };
+        let text = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
+        fs::write(&path, text).map_err(failed)
+    }
+
+    /// Reads the Spec.
+    pub(crate) fn read_spec(&self) -> Result<Spec, Error> {
+        let path = self.dir.join("spec.json");
+        let failed = |source| Error::StateFile { action: "read", path: path.clone(), source };
+        let file = fs::File::open(&path).map_err(failed)?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, MAX_SPEC), &mut text).map_err(failed)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::StateFormat { path: path.clone(), problem: error.to_string() })
+    }
+
+    /// The directory itself.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Removes the directory; one that is gone already is not an error.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.dir) {
@@ -150,7 +202,12 @@ impl Place {
 }
 
 impl Record {
-    pub(crate) fn new(id: &ContainerId, namespaces: u32, maps: Option<IdMaps>) -> Self {
+    /// Whether it lives on without its creator.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.stage == Stage::Started || (self.stage == Stage::Created && self.start.is_some())
+    }
+
+    pub(crate) fn new(id: &ContainerId) -> Self {
         let pid = std::process::id();
         let unknown = Identity { pid, start_time: 0, boot: String::new() };
         let creator = Identity::of(pid).unwrap_or(unknown);
@@ -160,8 +217,13 @@ impl Record {
             stage: Stage::Creating,
             creator,
             init: None,
-            namespaces,
-            maps,
+            namespaces: 0,
+            maps: None,
+            group: None,
+            bundle: PathBuf::new(),
+            made: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            owner: rustix::process::geteuid().as_raw(),
+            start: None,
         }
     }
 }
@@ -185,7 +247,7 @@ mod tests {
         place.claim(&id).unwrap();
         assert!(matches!(place.claim(&id), Err(Error::Exists { .. })));
         assert_eq!(place.read().unwrap(), None);
-        let record = Record::new(&id, 0, None);
+        let record = Record::new(&id);
         place.write(&record).unwrap();
         assert_eq!(place.read().unwrap(), Some(record));
         fs::write(dir.path().join("one/state.json"), "{").unwrap();

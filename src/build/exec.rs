@@ -47,6 +47,7 @@ pub(super) async fn perform(
             dockerfile::plan::Network::None => runtime::Network::None,
             _ => runtime::Network::Host,
         },
+        limits: build.limits,
         tmpfs: tmpfs.map(|mount| mount.target.clone()).collect(),
     };
     let snapshot = work.snapshot(below)?;

@@ -1,5 +1,6 @@
 //! Puts a plan together: steps, strings and structures, in the format of `wire`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
@@ -237,6 +238,21 @@ impl Assembler {
         self.push(op::CHECK, 0, &args, "(check)", what);
     }
 
+    /// How many steps there are so far.
+    pub(super) fn len(&self) -> u32 {
+        number(self.steps.len())
+    }
+
+    /// A register with this value.
+    pub(super) fn value(&mut self, value: impl Into<Arg>, what: &str) -> Reg {
+        self.push(op::SET, 0, &[value.into()], "(set)", what.to_owned()).out()
+    }
+
+    /// Reports over another descriptor from now on.
+    pub(super) fn report_to(&mut self, fd: Reg) {
+        self.push(op::REPORT_TO, 0, &[fd.into()], "(report)", "over another descriptor".to_owned());
+    }
+
     /// Ends the process.
     pub(super) fn exit(&mut self, code: i32) {
         self.push(op::EXIT, 0, &[code.into()], "exit_group", format!("code {code}"));
@@ -269,7 +285,7 @@ impl Assembler {
             *slot = *arg;
         }
         self.steps.push(Step { op, nr, args: all, out: NONE, on_ok: None, on_error: [None, None] });
-        self.notes.push(Note { phase: self.phase, syscall, target });
+        self.notes.push(Note { phase: self.phase, syscall: Cow::Borrowed(syscall), target });
         Pending { assembler: self }
     }
 
@@ -349,7 +365,15 @@ impl Assembler {
         }
         bytes.resize(blob_at, 0);
         bytes.extend(blob);
-        Ok(Plan { bytes, notes: self.notes, fds: self.fds, maps: None, namespaces: 0, programs: Vec::new() })
+        Ok(Plan {
+            bytes,
+            notes: self.notes,
+            fds: self.fds,
+            maps: None,
+            namespaces: 0,
+            programs: Vec::new(),
+            gate: 0,
+        })
     }
 }
 

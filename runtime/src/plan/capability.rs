@@ -6,6 +6,7 @@ use super::assemble::Assembler;
 
 /// `_LINUX_CAPABILITY_VERSION_3` of `capset(2)`.
 const VERSION_3: u32 = 0x2008_0522;
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// The sets as the kernel's bit masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +58,18 @@ impl Sets {
         asm.call("prctl", libc::SYS_prctl, &args, "keep capabilities over the change of ids");
     }
 
-    /// Sets the other four sets.
-    pub(super) fn apply(&self, asm: &mut Assembler, last: u32) {
+    /// Whether CAP_SYS_ADMIN is among what the process has.
+    pub(super) fn may_administer(&self) -> bool {
+        self.permitted & self.effective & SYS_ADMIN != 0
+    }
+
+    /// The same with CAP_SYS_ADMIN.
+    pub(super) fn with_administration(&self) -> Self {
+        Self { effective: self.effective | SYS_ADMIN, permitted: self.permitted | SYS_ADMIN, ..*self }
+    }
+
+    /// Sets the sets that `capset(2)` knows.
+    pub(super) fn apply(&self, asm: &mut Assembler) {
         let mut header = VERSION_3.to_ne_bytes().to_vec();
         header.extend([0; 4]);
         let header = asm.bytes(&header);
@@ -76,6 +87,10 @@ impl Sets {
             &[header.into(), data.into()],
             "the capabilities of the process",
         );
+    }
+
+    /// Sets the ambient set.
+    pub(super) fn raise_ambient(&self, asm: &mut Assembler, last: u32) {
         let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_CLEAR_ALL.into()];
         asm.call("prctl", libc::SYS_prctl, &args, "clear the ambient set");
         // What is ambient must be permitted and inheritable; the rest of the set is without effect, as in runc.

@@ -1,19 +1,24 @@
 //! From a Spec to a plan.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
 use super::assemble::{Assembler, At};
+use super::cgroup::Joined;
 use super::namespace::{self, Namespaces};
 use super::process::{self, Program};
 use super::reach::{Kind, Links, make_in_root, statx_scratch};
 use super::rootfs::{self, Source};
+use super::wire::message;
 use super::{Plan, credential, device, mount, pivot, setting, stdio, validate};
+use crate::cgroup::Joining;
+use crate::hook::{self, Point};
 use crate::rootfs::Tree;
 use crate::userns::IdMaps;
-use crate::{Error, Hint, IdRange, Io, Phase, Rootfs};
+use crate::{Error, Hint, IdRange, Io, Phase, Rootfs, seccomp};
 
 /// What this process may do.
 #[derive(Clone, Copy, Debug)]
@@ -73,18 +78,42 @@ pub(crate) struct Request<'a> {
     pub(crate) privilege: Privilege,
     /// Step and error number of an injected failure.
     pub(crate) inject: Option<(u32, i32)>,
+    /// The cgroups to join.
+    pub(crate) group: Option<Joining>,
+    /// The socket over which another process starts it.
+    pub(crate) start: Option<OwnedFd>,
+    pub(crate) no_pivot: bool,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn new(spec: &'a Spec, rootfs: Rootfs, io: Io) -> Self {
-        Self { spec, rootfs, trees: Vec::new(), io, privilege: Privilege::of_this_process(), inject: None }
+        Self {
+            spec,
+            rootfs,
+            trees: Vec::new(),
+            io,
+            privilege: Privilege::of_this_process(),
+            inject: None,
+            group: None,
+            start: None,
+            no_pivot: false,
+        }
+    }
+
+    /// Refuses what can be seen to be wrong before anything is made.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        validate::check(self.spec)?;
+        if let Some(profile) = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+            seccomp::compiled(profile)?;
+        }
+        Ok(())
     }
 }
 
 /// Compiles the plan that creates a container.
 pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
-    let Request { spec, rootfs, trees, io, privilege, inject } = request;
-    validate::check(spec)?;
+    request.check()?;
+    let Request { spec, rootfs, trees, io, privilege, inject, group, start, no_pivot } = request;
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
     let unset = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&unset);
@@ -101,19 +130,22 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let mut asm = Assembler::new();
     asm.inject(inject);
     let streams = stdio::hand_over(&mut asm, io)?;
+    let group = group.map(|joining| Joined::hand_over(&mut asm, joining));
+    let start = start.map(|socket| asm.fd(socket));
     let scratch = statx_scratch(&mut asm);
     let message = asm.bytes(&[0; 16]);
 
     if let Some(adjustment) = process.oom_score_adj() {
-        adjust_oom_score(&mut asm, adjustment);
+        setting::oom_score(&mut asm, adjustment);
     }
     let (new_net, has_uts) = (namespaces.makes(libc::CLONE_NEWNET), {
         namespaces.makes(libc::CLONE_NEWUTS) || namespaces.joins(libc::CLONE_NEWUTS)
     });
     let parameters = sysctl_map(linux);
     let (kept, flags) = (namespaces.only_new(), namespaces.flags());
-    namespaces.enter(&mut asm, None);
-    begin(&mut asm, maps.as_ref(), message);
+    let cgroup_namespace = namespaces.makes(libc::CLONE_NEWCGROUP);
+    namespaces.enter(&mut asm, group.as_ref().and_then(|group| group.unified));
+    begin(&mut asm, maps.as_ref(), message, group, cgroup_namespace);
 
     pivot::detach_from_host(&mut asm);
     let root = rootfs::assemble(&mut asm, source, &mount::points(mounts, &trees), scratch);
@@ -130,7 +162,15 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     asm.close(cwd);
     mount::read_only(&mut asm, root, read_only_paths);
     mount::mask(&mut asm, root, masked, null);
-    pivot::pivot(&mut asm, root, read_only);
+    if [Point::Prestart, Point::CreateRuntime, Point::CreateContainer]
+        .iter()
+        .any(|point| hook::any(spec, *point))
+    {
+        asm.phase(Phase::Hooks);
+        namespace::say(&mut asm, message::HOOKS, "hooks");
+        namespace::await_go(&mut asm, message, "the host: the hooks have run");
+    }
+    pivot::pivot(&mut asm, root, read_only, no_pivot);
 
     setting::names(&mut asm, spec.hostname().as_deref(), spec.domainname().as_deref(), has_uts)?;
     if new_net {
@@ -138,16 +178,25 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     }
     setting::rlimits(&mut asm, process.rlimits().as_deref().unwrap_or_default())?;
     process::enter_directory(&mut asm, process.cwd());
-    process::become_process(&mut asm, process, maps.as_ref(), &privilege)?;
+    let filter = linux.seccomp().as_ref().map(seccomp::compiled).transpose()?;
+    let loading = process::become_process(&mut asm, process, maps.as_ref(), &privilege, filter)?;
     stdio::place(&mut asm, streams);
 
     let program = Program::of(&mut asm, process)?;
     asm.phase(Phase::Gate);
     namespace::say_ready(&mut asm);
+    let gate = match start {
+        None => asm.len(),
+        Some(start) => {
+            namespace::await_go(&mut asm, message, "the host: it may be left alone");
+            namespace::await_starter(&mut asm, start)
+        }
+    };
     namespace::await_go(&mut asm, message, "the host: start");
-    program.execute(&mut asm);
+    program.execute(&mut asm, &loading);
 
     let mut plan = asm.finish()?;
+    plan.gate = gate;
     plan.maps = maps;
     plan.namespaces = flags;
     plan.programs = program.candidates;
@@ -162,7 +211,7 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
     let user = if maps.is_some() { libc::CLONE_NEWUSER } else { 0 };
     let flags = (user | libc::CLONE_NEWNS | libc::CLONE_NEWPID).cast_unsigned();
     namespace::birth(&mut asm, flags.into(), None);
-    begin(&mut asm, maps.as_ref(), message);
+    begin(&mut asm, maps.as_ref(), message, None, false);
     if overlay {
         asm.phase(Phase::Rootfs);
         let kind = asm.text("overlay");
@@ -178,12 +227,27 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
 }
 
 /// The first steps of the new process.
-pub(super) fn begin(asm: &mut Assembler, maps: Option<&IdMaps>, message: At) {
+pub(super) fn begin(
+    asm: &mut Assembler,
+    maps: Option<&IdMaps>,
+    message: At,
+    group: Option<Joined>,
+    cgroup_namespace: bool,
+) {
     asm.phase(Phase::Namespaces);
     // The host learns of the process, and writes its id maps, before the process says anything of its own.
     namespace::await_go(asm, message, "the host: the process is known and its id maps are written");
+    if let Some(group) = group {
+        group.join(asm);
+    }
+    asm.phase(Phase::Namespaces);
     if let Some(maps) = maps {
         credential::become_root(asm, maps);
+    }
+    if cgroup_namespace {
+        // Only now, so that its root is the group that was joined.
+        let args = [libc::CLONE_NEWCGROUP.into()];
+        asm.call("unshare", libc::SYS_unshare, &args, "a cgroup namespace");
     }
     asm.call("setsid", libc::SYS_setsid, &[], "a session of its own");
     asm.call("umask", libc::SYS_umask, &[0.into()], "none, while files are made with exact modes");
@@ -219,20 +283,6 @@ fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result
         });
     }
     Ok(None)
-}
-
-/// Written by the helper before the birth of the container's process, which inherits it.
-fn adjust_oom_score(asm: &mut Assembler, adjustment: i32) {
-    asm.phase(Phase::Launch);
-    let path = asm.text("/proc/self/oom_score_adj");
-    let text = adjustment.to_string();
-    let length = u32::try_from(text.len()).unwrap_or(0);
-    let content = asm.text(&text);
-    let args = [libc::AT_FDCWD.into(), path.into(), (libc::O_WRONLY | libc::O_CLOEXEC).into()];
-    let fd = asm.call("openat", libc::SYS_openat, &args, "/proc/self/oom_score_adj").out();
-    let args = [fd.into(), content.into(), length.into()];
-    asm.call("write", libc::SYS_write, &args, format!("{text} to /proc/self/oom_score_adj"));
-    asm.close(fd);
 }
 
 fn sysctl_map(linux: &Linux) -> BTreeMap<&str, &str> {

@@ -89,7 +89,8 @@ impl Namespaces {
             asm.call("setns", libc::SYS_setns, &[fd.into(), flag.into()], what);
             asm.close(fd);
         }
-        birth(asm, self.new, unified);
+        // The cgroup namespace is made once the groups are joined.
+        birth(asm, self.new & !u64::from(libc::CLONE_NEWCGROUP.cast_unsigned()), unified);
     }
 }
 
@@ -125,7 +126,7 @@ pub(super) fn birth(asm: &mut Assembler, flags: u64, unified: Option<Reg>) {
     let child = asm.label();
     asm.jump_if(pid, u64::MAX, 0, child, "this is the new process");
     let fd = asm.load(pidfd, 0, 4, "the pidfd");
-    announce(asm, pid, fd);
+    send_fd(asm, message::PID, Some(pid), fd, "pid and pidfd");
     asm.exit(0);
     asm.here(child);
 }
@@ -135,26 +136,45 @@ fn names(flags: u64) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// Sends pid and pidfd to the host.
-fn announce(asm: &mut Assembler, pid: Reg, pidfd: Reg) {
-    let body = asm.bytes(&words(&[message::PID, 0, 0, 0]));
-    asm.store(body, 4, 4, pid, "the pid");
+/// Sends a descriptor to the host, with a number.
+pub(super) fn send_fd(asm: &mut Assembler, kind: u32, number: Option<Reg>, fd: Reg, what: &str) {
+    let body = asm.bytes(&words(&[kind, 0, 0, 0]));
+    if let Some(number) = number {
+        asm.store(body, 4, 4, number, what);
+    }
     let mut control = 20u64.to_ne_bytes().to_vec();
     control.extend(words(&[libc::SOL_SOCKET.cast_unsigned(), libc::SCM_RIGHTS.cast_unsigned(), 0, 0]));
     let control = asm.bytes(&control);
-    asm.store(control, 16, 4, pidfd, "the pidfd");
+    asm.store(control, 16, 4, fd, what);
     let iov = asm.words(&[body.into(), 16.into()]);
     let header = asm.words(&[0.into(), 0.into(), iov.into(), 1.into(), control.into(), 24.into(), 0.into()]);
     let args = [CONTROL.into(), header.into(), libc::MSG_NOSIGNAL.into()];
-    asm.call("sendmsg", libc::SYS_sendmsg, &args, "the host: pid and pidfd");
+    asm.call("sendmsg", libc::SYS_sendmsg, &args, format!("the host: {what}"));
 }
 
 /// Tells the host that everything before this step is done.
 pub(super) fn say_ready(asm: &mut Assembler) {
-    let body = asm.bytes(&words(&[message::READY, 0, 0, 0]));
+    say(asm, message::READY, "ready");
+}
+
+/// Sends the host a message without a descriptor.
+pub(super) fn say(asm: &mut Assembler, kind: u32, what: &str) {
+    let body = asm.bytes(&words(&[kind, 0, 0, 0]));
     let length = u32::try_from(MESSAGE).unwrap_or(16);
     let args = [CONTROL.into(), body.into(), length.into(), libc::MSG_NOSIGNAL.into(), 0.into(), 0.into()];
-    asm.call("sendto", libc::SYS_sendto, &args, "the host: ready");
+    asm.call("sendto", libc::SYS_sendto, &args, format!("the host: {what}"));
+}
+
+/// Waits for whoever starts the container to connect, and talks to that one from then on. Returns the index of the
+/// first step that can report to it.
+pub(super) fn await_starter(asm: &mut Assembler, socket: Reg) -> u32 {
+    let args = [socket.into(), 0.into(), 0.into(), 0.into()];
+    let way = asm.call("accept4", libc::SYS_accept4, &args, "whoever starts the container").out();
+    asm.call("dup3", libc::SYS_dup3, &[way.into(), CONTROL.into(), 0.into()], "the way to the starter");
+    let first = asm.len();
+    asm.close(way);
+    asm.close(socket);
+    first
 }
 
 /// Waits until the host says to go on; ends the process when the host is gone.

@@ -20,12 +20,20 @@ pub(super) fn attach_root(asm: &mut Assembler, root: Reg) {
 }
 
 /// Swaps the roots and lets go of the host's.
-pub(super) fn pivot(asm: &mut Assembler, root: Reg, read_only: bool) {
+pub(super) fn pivot(asm: &mut Assembler, root: Reg, read_only: bool, no_pivot: bool) {
     asm.phase(Phase::Pivot);
     if read_only {
         set_attributes(asm, root, MOUNT_ATTR_RDONLY, 0, 0, false, "the root filesystem, read-only");
     }
     let (slash, dot) = (asm.text("/"), asm.text("."));
+    if no_pivot {
+        asm.call("fchdir", libc::SYS_fchdir, &[root.into()], "the root filesystem");
+        // It is attached over the host's root already: what remains is to enter it.
+        asm.call("chroot", libc::SYS_chroot, &[dot.into()], "the root filesystem");
+        asm.call("chdir", libc::SYS_chdir, &[slash.into()], "the new root");
+        asm.close(root);
+        return;
+    }
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     let args = [libc::AT_FDCWD.into(), slash.into(), flags.into()];
     let old = asm.call("openat", libc::SYS_openat, &args, "the host's root").out();

@@ -1,14 +1,16 @@
 //! The process itself: directory, ids, capabilities, and the program.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::Process;
 
 use super::assemble::{Assembler, At};
 use super::capability::Sets;
 use super::compile::Privilege;
-use super::credential;
-use super::wire::CONTROL;
+use super::wire::{CONTROL, message};
+use super::{credential, namespace};
+use crate::seccomp::{FLAG_NEW_LISTENER, Filter, to_bytes};
 use crate::userns::IdMaps;
 use crate::{Error, Phase};
 
@@ -16,6 +18,8 @@ use crate::{Error, Phase};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The umask when the Spec gives none.
 const DEFAULT_UMASK: u32 = 0o022;
+/// `SECCOMP_SET_MODE_FILTER` of `seccomp(2)`.
+const SECCOMP_SET_MODE_FILTER: u32 = 1;
 /// `PATH_MAX`.
 const PATH_MAX: usize = 4096;
 
@@ -34,12 +38,16 @@ pub(super) fn enter_directory(asm: &mut Assembler, cwd: &Path) {
 }
 
 /// Becomes the Spec's user with the Spec's capabilities.
+///
+/// A filter is loaded by `Program::execute`, as late as can be, so that it need not allow what happens here. The kernel
+/// wants CAP_SYS_ADMIN for that, unless the process can gain no privileges: it is kept until then.
 pub(super) fn become_process(
     asm: &mut Assembler,
     process: &Process,
     maps: Option<&IdMaps>,
     privilege: &Privilege,
-) -> Result<(), Error> {
+    filter: Option<Arc<Filter>>,
+) -> Result<Loading, Error> {
     asm.phase(Phase::Process);
     let sets = Sets::of(process.capabilities().as_ref());
     if let Some(number) = sets.first_outside(privilege.available(maps.is_some())) {
@@ -54,14 +62,48 @@ pub(super) fn become_process(
     sets.bound(asm, privilege.last_capability);
     Sets::keep(asm);
     credential::become_user(asm, process.user(), maps);
-    sets.apply(asm, privilege.last_capability);
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    let given_up = (filter.is_some() && !no_new_privileges && !sets.may_administer()).then_some(sets);
+    match &given_up {
+        Some(sets) => sets.with_administration().apply(asm),
+        None => sets.apply(asm),
+    }
+    sets.raise_ambient(asm, privilege.last_capability);
     let umask = process.user().umask().unwrap_or(DEFAULT_UMASK);
     asm.call("umask", libc::SYS_umask, &[umask.into()], format!("{umask:#05o}"));
-    if process.no_new_privileges().unwrap_or(false) {
+    if no_new_privileges {
         let args = [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()];
         asm.call("prctl", libc::SYS_prctl, &args, "no new privileges");
     }
-    Ok(())
+    Ok(Loading { filter, given_up })
+}
+
+/// A filter that is loaded last, and the capabilities to have after it.
+#[derive(Debug, Default)]
+pub(super) struct Loading {
+    filter: Option<Arc<Filter>>,
+    given_up: Option<Sets>,
+}
+
+impl Loading {
+    fn load(&self, asm: &mut Assembler) {
+        let Some(filter) = &self.filter else { return };
+        asm.phase(Phase::Seccomp);
+        let program = asm.bytes(&to_bytes(&filter.program));
+        // `struct sock_fprog`: a length of 16 bits, padding, an address.
+        let length = u64::try_from(filter.program.len()).unwrap_or(0);
+        let header = asm.words(&[length.to_le().into(), program.into()]);
+        let args = [SECCOMP_SET_MODE_FILTER.into(), filter.flags.into(), header.into()];
+        let what = format!("a filter of {} instructions", filter.program.len());
+        let listener = asm.call("seccomp", libc::SYS_seccomp, &args, what).out();
+        if filter.flags & FLAG_NEW_LISTENER != 0 {
+            namespace::send_fd(asm, message::LISTENER, None, listener, "the seccomp listener");
+            asm.close(listener);
+        }
+        if let Some(sets) = &self.given_up {
+            sets.apply(asm);
+        }
+    }
 }
 
 /// What to execute.
@@ -87,12 +129,20 @@ impl Program {
         Ok(Self { args: asm.vector(args), env: asm.vector(env), candidates, shown })
     }
 
+    /// A program by its path alone.
+    pub(super) fn exactly(asm: &mut Assembler, path: &Path, args: &[String], env: &[String]) -> Self {
+        let shown = path.display().to_string();
+        Self { args: asm.vector(args), env: asm.vector(env), candidates: vec![shown.clone()], shown }
+    }
+
     /// Replaces the helper by the program.
-    pub(super) fn execute(&self, asm: &mut Assembler) {
+    pub(super) fn execute(&self, asm: &mut Assembler, loading: &Loading) {
         asm.phase(Phase::Exec);
         asm.close_others(&[]);
         let args = [CONTROL.into(), libc::F_SETFD.into(), libc::FD_CLOEXEC.into()];
         asm.call("fcntl", libc::SYS_fcntl, &args, "close the way to the host when the program starts");
+        loading.load(asm);
+        asm.phase(Phase::Exec);
         asm.exec(&self.candidates, self.args, self.env, self.shown.clone());
     }
 }

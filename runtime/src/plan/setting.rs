@@ -114,6 +114,20 @@ fn is_namespaced(key: &str, namespaces: &Namespaces) -> bool {
     }
 }
 
+/// Written by the helper before the birth of the container's process, which inherits it.
+pub(super) fn oom_score(asm: &mut Assembler, adjustment: i32) {
+    asm.phase(Phase::Launch);
+    let path = asm.text("/proc/self/oom_score_adj");
+    let text = adjustment.to_string();
+    let length = u32::try_from(text.len()).unwrap_or(0);
+    let content = asm.text(&text);
+    let args = [libc::AT_FDCWD.into(), path.into(), (libc::O_WRONLY | libc::O_CLOEXEC).into()];
+    let fd = asm.call("openat", libc::SYS_openat, &args, "/proc/self/oom_score_adj").out();
+    let args = [fd.into(), content.into(), length.into()];
+    asm.call("write", libc::SYS_write, &args, format!("{text} to /proc/self/oom_score_adj"));
+    asm.close(fd);
+}
+
 /// Sets resource limits.
 pub(super) fn rlimits(asm: &mut Assembler, limits: &[PosixRlimit]) -> Result<(), Error> {
     asm.phase(Phase::Settings);

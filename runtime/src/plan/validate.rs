@@ -1,8 +1,8 @@
 //! What this version does not do is said before anything is made.
 
-use oci_spec::runtime::{Hooks, Linux, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
-use crate::Error;
+use crate::{Error, hook};
 
 /// Refuses what is contradictory or not done.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
@@ -11,9 +11,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     if let Some(linux) = spec.linux() {
         check_linux(linux)?;
     }
-    if spec.hooks().as_ref().is_some_and(has_hooks) {
-        return Err(Error::unsupported("hooks"));
-    }
+    hook::check(spec)?;
     for (name, present) in [
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
@@ -54,9 +52,7 @@ pub(super) fn check_process(process: &Process) -> Result<(), Error> {
 fn check_linux(linux: &Linux) -> Result<(), Error> {
     let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     for (name, present) in [
-        ("linux.seccomp", linux.seccomp().is_some()),
         ("linux.mountLabel", set(linux.mount_label())),
-        ("linux.cgroupsPath", linux.cgroups_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.personality", linux.personality().is_some()),
@@ -71,38 +67,5 @@ fn check_linux(linux: &Linux) -> Result<(), Error> {
         None | Some("" | "private" | "rprivate") => {}
         Some(other) => return Err(Error::unsupported(format!("linux.rootfsPropagation {other:?}"))),
     }
-    linux.resources().as_ref().map_or(Ok(()), check_resources)
-}
-
-fn check_resources(resources: &LinuxResources) -> Result<(), Error> {
-    for (name, present) in [
-        ("devices", resources.devices().as_ref().is_some_and(|list| !list.is_empty())),
-        ("memory", resources.memory().is_some()),
-        ("cpu", resources.cpu().is_some()),
-        ("pids", resources.pids().is_some()),
-        ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())),
-        ("network", resources.network().is_some()),
-        ("rdma", resources.rdma().as_ref().is_some_and(|map| !map.is_empty())),
-        ("unified", resources.unified().as_ref().is_some_and(|map| !map.is_empty())),
-    ] {
-        if present {
-            return Err(Error::unsupported(format!("linux.resources.{name}: cgroups are not there yet")));
-        }
-    }
     Ok(())
-}
-
-fn has_hooks(hooks: &Hooks) -> bool {
-    let prestart = hooks.prestart();
-    [
-        prestart,
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ]
-    .iter()
-    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }

@@ -64,7 +64,7 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
         system: duration(usage.ru_stime),
         max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
     };
-    Ok(Reaped::Exited(Exit { status, usage: Some(usage) }))
+    Ok(Reaped::Exited(Exit { status, usage: Some(usage), oom_killed: false }))
 }
 
 fn duration(time: libc::timeval) -> Duration {

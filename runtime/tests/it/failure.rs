@@ -45,14 +45,9 @@ fn a_missing_interpreter_is_named() {
 fn what_is_not_done_is_refused_before_anything_is_made() {
     let Some(bench) = bench() else { return };
     let mut spec = shell("true").build().unwrap();
-    spec.process_mut().as_mut().unwrap().set_terminal(Some(true));
+    spec.linux_mut().as_mut().unwrap().set_intel_rdt(Some(Default::default()));
     let error = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null()).unwrap_err();
-    assert!(error.is_unsupported() && error.to_string().contains("process.terminal"), "{error}");
-
-    let mut spec = shell("true").build().unwrap();
-    spec.linux_mut().as_mut().unwrap().set_cgroups_path(Some("/limits".into()));
-    let error = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null()).unwrap_err();
-    assert!(error.is_unsupported() && error.to_string().contains("linux.cgroupsPath"), "{error}");
+    assert!(error.is_unsupported() && error.to_string().contains("linux.intelRdt"), "{error}");
 }
 
 #[test]

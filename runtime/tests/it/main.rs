@@ -5,10 +5,13 @@
     reason = "a test that meets the unexpected should stop, and says what it skips"
 )]
 
+mod agent;
 mod basic;
+mod cgroup;
 mod exec;
 mod failure;
 mod hostile;
 mod overlay;
+mod seccomp;
 mod support;
 mod threads;

@@ -108,7 +108,7 @@ pub(crate) fn directory(path: &Path) -> OwnedFd {
 }
 
 /// Programs the tests use inside.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 16] = [
     "/bin/sh",
     "/bin/cat",
     "/bin/ls",
@@ -123,6 +123,8 @@ const PROGRAMS: [&str; 14] = [
     "/bin/mknod",
     "/bin/chown",
     "/bin/hostname",
+    "/usr/bin/unshare",
+    "/usr/bin/true",
 ];
 
 /// Makes a root filesystem of the host's shell and some tools, with the libraries that their loader names.

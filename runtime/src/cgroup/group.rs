@@ -1,0 +1,295 @@
+//! The groups of one container, one in every tree.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+use super::mounts::{Mount, Mounts};
+use super::path::Place;
+use super::stats::Stats;
+use super::v1::V1;
+use super::v2::V2;
+use super::{Tree, failed, missing};
+use crate::child::Child;
+use crate::{Error, Signal};
+
+/// How long a group may take to become empty after everything in it was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is kept about a group, to find it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GroupRecord {
+    pub(crate) trees: Vec<TreeRecord>,
+}
+
+/// One tree of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TreeRecord {
+    pub(crate) point: PathBuf,
+    pub(crate) directory: PathBuf,
+    pub(crate) controllers: Vec<String>,
+    pub(crate) unified: bool,
+}
+
+/// The groups of one container.
+#[derive(Debug)]
+pub(crate) struct Group {
+    trees: Vec<Box<dyn Tree>>,
+    record: GroupRecord,
+}
+
+/// What the first process needs to join.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    /// `tasks` of the groups of version 1, open for writing, with the path to name.
+    pub(crate) tasks: Vec<(OwnedFd, String)>,
+    /// The directory of the version 2 group.
+    pub(crate) unified: Option<(OwnedFd, String)>,
+}
+
+impl Group {
+    /// The groups at a place of every tree. Nothing is made.
+    pub(crate) fn at(mounts: &Mounts, place: &Place) -> Self {
+        let tree = |mount: &Mount| TreeRecord {
+            point: mount.point.clone(),
+            directory: place.directory(mount),
+            controllers: mount.controllers.clone(),
+            unified: mount.unified,
+        };
+        Self::load(GroupRecord { trees: mounts.trees.iter().map(tree).collect() })
+    }
+
+    /// The groups that a record names.
+    pub(crate) fn load(record: GroupRecord) -> Self {
+        let tree = |tree: &TreeRecord| -> Box<dyn Tree> {
+            if tree.unified { Box::new(V2::new(tree.clone())) } else { Box::new(V1::new(tree.clone())) }
+        };
+        Self { trees: record.trees.iter().map(tree).collect(), record }
+    }
+
+    pub(crate) fn record(&self) -> &GroupRecord {
+        &self.record
+    }
+
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        self.trees.iter().map(|tree| tree.directory().to_path_buf()).collect()
+    }
+
+    /// Makes the directories and writes the limits. What was made is removed again when something fails.
+    pub(crate) fn make(&self, resources: &LinuxResources) -> Result<(), Error> {
+        self.check(resources)?;
+        let result = self.trees.iter().try_for_each(|tree| {
+            tree.make()?;
+            tree.limit(resources)?;
+            tree.restrict_devices(resources)
+        });
+        if result.is_err() {
+            // Best effort, on the way out with that error.
+            drop(self.remove());
+        }
+        result
+    }
+
+    /// Refuses limits of controllers that no tree carries.
+    fn check(&self, resources: &LinuxResources) -> Result<(), Error> {
+        for (controller, field) in super::v1::wanted(resources) {
+            if !self.trees.iter().any(|tree| tree.carries(controller)) {
+                return Err(missing(format!("linux.resources.{field} ({controller})")));
+            }
+        }
+        let unified = resources.unified().as_ref().is_some_and(|map| !map.is_empty());
+        if unified && !self.record.trees.iter().any(|tree| tree.unified) {
+            return Err(missing("linux.resources.unified (cgroup version 2)"));
+        }
+        Ok(())
+    }
+
+    /// Changes limits.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        self.check(resources)?;
+        self.trees.iter().try_for_each(|tree| tree.limit(resources))
+    }
+
+    /// Opens what the first process needs to join.
+    pub(crate) fn joining(&self) -> Result<Joining, Error> {
+        let mut joining = Joining { tasks: Vec::new(), unified: None };
+        for (tree, record) in self.trees.iter().zip(&self.record.trees) {
+            let directory = tree.directory();
+            if record.unified {
+                let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
+                joining.unified = Some((file.into(), directory.display().to_string()));
+            } else {
+                let path = directory.join("tasks");
+                let file = std::fs::OpenOptions::new().write(true).open(&path);
+                let file = file.map_err(|error| failed("open", &path, &error))?;
+                joining.tasks.push((file.into(), path.display().to_string()));
+            }
+        }
+        Ok(joining)
+    }
+
+    /// Freezes or thaws all of its processes.
+    pub(crate) fn freeze(&self, yes: bool) -> Result<(), Error> {
+        match self.freezer() {
+            Some(tree) => tree.freeze(yes),
+            None => Err(missing("freezer")),
+        }
+    }
+
+    /// The tree that freezes: version 1's controller goes before version 2, as that is where others look.
+    fn freezer(&self) -> Option<&dyn Tree> {
+        let knows = |tree: &&Box<dyn Tree>| tree.is_frozen().is_some();
+        self.trees.iter().find(knows).map(AsRef::as_ref)
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.trees.iter().any(|tree| tree.is_frozen() == Some(true))
+    }
+
+    pub(crate) fn thaw_if_frozen(&self) -> Result<(), Error> {
+        if self.is_frozen() { self.freeze(false) } else { Ok(()) }
+    }
+
+    pub(crate) fn stats(&self) -> Result<Stats, Error> {
+        let mut stats = Stats::default();
+        if !self.trees.iter().any(|tree| tree.directory().is_dir()) {
+            let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
+            let first = self.trees.first().map_or(Path::new(""), |tree| tree.directory());
+            return Err(failed("open", first, &gone));
+        }
+        for tree in &self.trees {
+            tree.stats(&mut stats);
+        }
+        Ok(stats)
+    }
+
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.trees.iter().filter_map(|tree| tree.oom_kills()).max().unwrap_or(0)
+    }
+
+    /// All processes in it and in the groups beneath.
+    pub(crate) fn pids(&self) -> Result<Vec<u32>, Error> {
+        let mut pids = BTreeSet::new();
+        for tree in &self.trees {
+            for directory in beneath(tree.directory())? {
+                let text = super::read(&directory, "cgroup.procs");
+                // A pid of 0 is a process that this pid namespace does not see.
+                pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
+            }
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    /// Sends a signal to everything in it. SIGKILL leaves nothing alive.
+    pub(crate) fn kill(&self, signal: Signal) -> Result<(), Error> {
+        if signal != Signal::KILL {
+            return self.signal(signal);
+        }
+        for tree in &self.trees {
+            if tree.kill()? {
+                return self.thaw_if_frozen();
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            // Frozen, it cannot make new processes while the list is gone through. Without a freezer the loop does it.
+            let frozen = self.freeze(true).is_ok();
+            let result = self.signal(signal);
+            if frozen {
+                self.freeze(false)?;
+            }
+            result?;
+            if Instant::now() > deadline {
+                return Err(Error::host_call(
+                    crate::Phase::Lifecycle,
+                    "kill",
+                    format!("processes {pids:?} of the container"),
+                    crate::Errno::from_raw(libc::ETIMEDOUT),
+                ));
+            }
+            // Until they have gone, which needs somebody to reap them: not always us.
+            std::thread::sleep(Duration::from_millis(1));
+            if self.pids()?.iter().all(|pid| is_zombie(*pid)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Error> {
+        for pid in self.pids()? {
+            if let Some(child) = Child::open(pid) {
+                child.kill(signal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories, with those that the container made beneath.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        for tree in &self.trees {
+            remove(tree.as_ref())?;
+        }
+        Ok(())
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+}
+
+/// A directory and all beneath it, deepest last.
+fn beneath(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = vec![directory.to_path_buf()];
+    let mut at = 0;
+    while let Some(next) = found.get(at).cloned() {
+        at += 1;
+        let entries = match std::fs::read_dir(&next) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("open", &next, &error)),
+        };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|typ| typ.is_dir()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn remove(tree: &dyn Tree) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Nearly always there is nothing beneath, and nobody inside.
+        let error = match std::fs::remove_dir(tree.directory()) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
+            return Err(failed("rmdir", tree.directory(), &error));
+        }
+        let mut children = beneath(tree.directory())?;
+        children.reverse();
+        children.pop();
+        for child in &children {
+            // Best effort: the loop finds what stays.
+            drop(std::fs::remove_dir(child));
+        }
+        if children.is_empty() {
+            tree.wait_until_empty()?;
+        }
+    }
+}
