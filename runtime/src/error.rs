@@ -218,7 +218,7 @@ pub enum Error {
         output: String,
         /// The cause, when it could not be run.
         #[source]
-        source: Option<Box<Error>>,
+        source: Option<Box<Self>>,
     },
     /// The helper ended without an answer.
     #[error("{phase}: the helper ended without an answer ({how})")]

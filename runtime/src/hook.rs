@@ -133,7 +133,7 @@ fn failed(point: Point, index: usize, hook: &Hook, how: How) -> Error {
         path: hook.path().clone(),
         problem: how.problem,
         output: how.output,
-        source: how.source.map(Box::new),
+        source: how.source,
     }
 }
 
@@ -142,7 +142,7 @@ fn failed(point: Point, index: usize, hook: &Hook, how: How) -> Error {
 struct How {
     problem: String,
     output: String,
-    source: Option<Error>,
+    source: Option<Box<Error>>,
 }
 
 impl How {
@@ -208,7 +208,7 @@ fn outside(hook: &Hook, state: &State) -> Result<(), How> {
 fn inside(container: &Container, init: &Child, hook: &Hook, state: &State) -> Result<(), How> {
     let wrap = |source: Error| How {
         problem: "it cannot be started in the container".to_owned(),
-        source: Some(source),
+        source: Some(Box::new(source)),
         ..How::default()
     };
     let stdin = memory(&text(state)?).map_err(|error| How::io("memfd_create", &error))?;
@@ -242,7 +242,7 @@ fn finish(child: &Child, hook: &Hook, output: &mut std::fs::File) -> Result<(), 
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let wrap = |source| How {
         problem: "it cannot be waited for".to_owned(),
-        source: Some(source),
+        source: Some(Box::new(source)),
         ..How::default()
     };
     let exit = child.wait_until(deadline).map_err(wrap)?;
@@ -254,12 +254,12 @@ fn finish(child: &Child, hook: &Hook, output: &mut std::fs::File) -> Result<(), 
         return Err(How {
             problem: format!("it ran longer than its timeout of {seconds} s"),
             output: tail(output),
-            source: Some(Error::host_call(
+            source: Some(Box::new(Error::host_call(
                 Phase::Hooks,
                 "poll",
                 hook.path().display().to_string(),
                 Errno::from_raw(libc::ETIMEDOUT),
-            )),
+            ))),
         });
     };
     if exit.status == ExitStatus::Code(0) {

@@ -145,8 +145,7 @@ impl Group {
 
     /// The tree that freezes: version 1's controller goes before version 2, as that is where others look.
     fn freezer(&self) -> Option<&dyn Tree> {
-        let knows = |tree: &&Box<dyn Tree>| tree.is_frozen().is_some();
-        self.trees.iter().find(knows).map(AsRef::as_ref)
+        self.trees.iter().map(AsRef::as_ref).find(|tree| tree.is_frozen().is_some())
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

@@ -69,17 +69,18 @@ impl V1 {
         Self { tree }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
     fn write(&self, file: &str, value: impl ToString) -> Result<(), Error> {
         write(&self.tree.directory, file, &value.to_string())
     }
 
     /// Two values of which the kernel takes one only when the other fits it: in the other order when it refuses.
-    fn write_pair(&self, first: (&str, String), second: (&str, String)) -> Result<(), Error> {
-        match self.write(first.0, &first.1) {
-            Ok(()) => self.write(second.0, &second.1),
+    fn write_pair(&self, first: (&str, &str), second: (&str, &str)) -> Result<(), Error> {
+        match self.write(first.0, first.1) {
+            Ok(()) => self.write(second.0, second.1),
             Err(error) if is(&error, libc::EINVAL) || is(&error, libc::EBUSY) => {
-                self.write(second.0, &second.1)?;
-                self.write(first.0, &first.1)
+                self.write(second.0, second.1)?;
+                self.write(first.0, first.1)
             }
             Err(error) => Err(error),
         }
@@ -95,7 +96,7 @@ impl V1 {
         };
         match (memory.limit().filter(|limit| *limit != 0), swap) {
             (Some(limit), Some(swap)) => {
-                self.write_pair((LIMIT, limit.to_string()), (WITH_SWAP, swap.to_string()))?;
+                self.write_pair((LIMIT, &limit.to_string()), (WITH_SWAP, &swap.to_string()))?;
             }
             (Some(limit), None) => self.write(LIMIT, limit)?,
             (None, Some(swap)) => self.write(WITH_SWAP, swap)?,
@@ -134,7 +135,7 @@ impl V1 {
         let quota = cpu.quota().filter(|quota| *quota != 0).map(|quota| quota.to_string());
         let period = cpu.period().filter(|period| *period != 0).map(|period| period.to_string());
         match (period, quota) {
-            (Some(period), Some(quota)) => self.write_pair((PERIOD, period), (QUOTA, quota))?,
+            (Some(period), Some(quota)) => self.write_pair((PERIOD, &period), (QUOTA, &quota))?,
             (Some(period), None) => self.write(PERIOD, period)?,
             (None, Some(quota)) => self.write(QUOTA, quota)?,
             (None, None) => {}
@@ -147,7 +148,7 @@ impl V1 {
         let period = cpu.realtime_period().filter(|period| *period != 0).map(|period| period.to_string());
         match (period, runtime) {
             (Some(period), Some(runtime)) => {
-                self.write_pair(("cpu.rt_period_us", period), ("cpu.rt_runtime_us", runtime))?;
+                self.write_pair(("cpu.rt_period_us", &period), ("cpu.rt_runtime_us", &runtime))?;
             }
             (Some(period), None) => self.write("cpu.rt_period_us", period)?,
             (None, Some(runtime)) => self.write("cpu.rt_runtime_us", runtime)?,
