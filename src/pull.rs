@@ -106,19 +106,11 @@ impl Engine {
         let sink = events.clone();
         let store = self.store().clone();
         blocking(move || {
-            let mut stack: Vec<Layer> = Vec::new();
-            for (blob, diff_id) in layers.iter().zip(&diff_ids) {
-                let below = View::of(&stack);
-                let layer = match work.find(diff_id, &below)? {
-                    Some(layer) => layer,
-                    None => {
-                        let layer = work.unpack(blob, diff_id, &below)?.layer;
-                        sink(&Event::Pull { digest: blob.digest, status: "Pull complete" });
-                        layer
-                    }
-                };
-                stack.push(layer);
-            }
+            let pairs: Vec<_> = layers.iter().cloned().zip(diff_ids).collect();
+            let done =
+                |blob: &Descriptor| sink(&Event::Pull { digest: blob.digest, status: "Pull complete" });
+            let stack: Vec<Layer> =
+                work.unpack_all(&pairs, &done)?.into_iter().map(|unpacked| unpacked.layer).collect();
             let config_blob = manifest.config.clone();
             work.put_blob(blob.media_type.clone(), &bytes)?;
             work.commit()?;

@@ -102,6 +102,14 @@ impl Digest {
         digester.finish()
     }
 
+    /// The digest whose raw bytes are `bytes`; `None` when they are not as many as `algorithm` makes.
+    #[must_use]
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+        let mut held = [0; MAX];
+        held.get_mut(..algorithm.len()).filter(|held| held.len() == bytes.len())?.copy_from_slice(bytes);
+        Some(Self { algorithm, bytes: held })
+    }
+
     /// The algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {

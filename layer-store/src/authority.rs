@@ -33,6 +33,8 @@ pub enum Op {
     Directory(Vec<u8>),
     /// Makes an empty file and replies with it, open for writing.
     File(Vec<u8>),
+    /// Makes a file with this content and stamps it.
+    Put(Vec<u8>, Vec<u8>, Stamp),
     /// Makes a symbolic link with this target.
     Symlink(Vec<u8>, Vec<u8>),
     /// Makes a hard link to the second path.
@@ -47,6 +49,25 @@ pub enum Op {
     Open(Vec<u8>),
     /// Removes a path with everything below; not being there is fine.
     Remove(Vec<u8>),
+}
+
+impl Op {
+    /// The path that is worked on.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Self::Directory(path)
+            | Self::File(path)
+            | Self::Put(path, ..)
+            | Self::Symlink(path, _)
+            | Self::Link(path, _)
+            | Self::Node(path, ..)
+            | Self::Stamp(path, _)
+            | Self::Touch(path, ..)
+            | Self::Open(path)
+            | Self::Remove(path) => path,
+        }
+    }
 }
 
 /// What [`Op::Stamp`] sets.
@@ -77,8 +98,13 @@ impl Stamp {
 pub enum Reply {
     /// It is done.
     Done,
-    /// It is done but for these attributes, which the file system or the caller's rights do not allow.
-    Without(Vec<Vec<u8>>),
+    /// It is stamped.
+    Stamped {
+        /// Allocated 512-byte blocks.
+        blocks: u64,
+        /// Attributes that the file system or the caller's rights do not allow.
+        without: Vec<Vec<u8>>,
+    },
     /// The open file.
     File(OwnedFd),
 }

@@ -5,6 +5,8 @@
 //! changed encoder cannot change a manifest digest unnoticed.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use image_core::Compression;
 use zlib_rs::{Deflate, DeflateFlush, Status};
@@ -54,6 +56,52 @@ pub fn sniff<R: Read>(source: R) -> io::Result<(Compression, BufReader<R>)> {
         _ => Compression::None,
     };
     Ok((compression, source))
+}
+
+/// A stream to unpack, and how much of its compressed form was read.
+pub(crate) struct Source<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    consumed: Option<Arc<AtomicU64>>,
+}
+
+impl<'a> Source<'a> {
+    /// A stream that is plain.
+    pub(crate) fn plain(reader: impl Read + Send + 'a) -> Self {
+        Self { reader: Box::new(reader), consumed: None }
+    }
+
+    /// A stream that may be compressed. The bytes decide, not the label: registries serve gzip under the plain type.
+    pub(crate) fn sniffed(reader: impl Read + Send + 'a) -> io::Result<Self> {
+        let consumed = Arc::new(AtomicU64::new(0));
+        let counted = Counted { inner: reader, count: consumed.clone() };
+        let (compression, source) = sniff(counted)?;
+        let reader = decoder(source, compression)?;
+        Ok(Self { reader, consumed: (compression != Compression::None).then_some(consumed) })
+    }
+
+    /// How many compressed bytes were read so far; `None` when the stream is plain.
+    pub(crate) fn consumed(&self) -> Option<u64> {
+        self.consumed.as_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 /// Writes a gzip stream. [`Self::finish`] must be called.

@@ -47,6 +47,14 @@ impl Disk {
         self.changes.load(Ordering::Relaxed)
     }
 
+    /// As for its own files, for one piece of work on a layer's tree.
+    pub(crate) fn tree_change(&self, op: &crate::authority::Op) -> Result<()> {
+        let number = self.changes.fetch_add(1, Ordering::Relaxed);
+        let Some(fault) = &self.fault else { return Ok(()) };
+        let path = || String::from_utf8_lossy(op.path()).into_owned().into();
+        fault(number).map_err(|source| Error::Io { action: "unpack", path: path(), source })
+    }
+
     fn change(&self, action: &'static str, path: &Path) -> Result<()> {
         let number = self.changes.fetch_add(1, Ordering::Relaxed);
         match &self.fault {
@@ -94,6 +102,10 @@ impl Dir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -147,6 +159,15 @@ impl Dir {
         if bytes.len() as u64 > RECORD_LIMIT {
             return Err(Error::Damaged { path: self.at(name), reason: format!("over {RECORD_LIMIT} bytes") });
         }
+        Ok(Some(bytes))
+    }
+
+    /// The first `limit` bytes of the file `name`, or all of it; `None` when it is not there.
+    pub(crate) fn read_head(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let mut bytes = vec![0; limit];
+        let count = rustix::io::pread(&file, &mut bytes, 0).map_err(Error::io("read", self.at(name)))?;
+        bytes.truncate(count);
         Ok(Some(bytes))
     }
 

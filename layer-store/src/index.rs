@@ -1,11 +1,15 @@
 //! A layer's truth: what is in it, with all metadata and the digest of every content.
 //!
 //! ```text
-//!  "CPIX" 1                                     magic and version
+//!  "CPIX" 2                                     magic and version
 //!  flags            1 = packed by us            the tar stream can be made again from index and tree
 //!  diff ID          text
-//!  allocated        varint, bytes               blocks that the tree takes on disk
-//!  entries          varint, then each:
+//!  size             varint, bytes               the sum of the sizes of all files
+//!  allocated        varint, bytes               blocks that the tree takes on disk, as it was made
+//!  entries          varint                      how many
+//!  head sum         8 bytes                     the first of the sha256 of everything before: a summary can be
+//!                                               read alone
+//!  each entry:
 //!     path          varint length, bytes        sorted; no leading or trailing slash
 //!     kind          1 byte                      d D f l h c b p w
 //!     mode uid gid  varint
@@ -150,6 +154,35 @@ pub struct Index {
     pub allocated: u64,
     /// The entries, sorted by path.
     pub entries: BTreeMap<Vec<u8>, Entry>,
+}
+
+/// The head of an index: all that `df` needs of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The digest of the layer's tar stream.
+    pub diff_id: DiffId,
+    /// The tar stream was made by this store and can be made again.
+    pub packed: bool,
+    /// The sum of the sizes of all files, in bytes.
+    pub size: u64,
+    /// Bytes that the tree takes on disk, by blocks.
+    pub allocated: u64,
+    /// How many entries there are.
+    pub entries: u64,
+}
+
+impl Summary {
+    /// No head is longer than this, in bytes.
+    pub(crate) const LIMIT: usize = 256;
+
+    /// Reads the head of an index.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        codec::summary(bytes)
+    }
 }
 
 impl Index {

@@ -9,6 +9,7 @@ use crate::authority::{Direct, FileAuthority};
 use crate::budget::Budget;
 use crate::disk::{Dir, Disk};
 use crate::error::{Error, Result};
+use crate::index::Summary;
 use crate::layer::{Layer, LayerKey};
 use crate::transaction::Transaction;
 
@@ -151,6 +152,18 @@ impl Store {
     /// [`Error::NotFound`], [`Error::Damaged`].
     pub fn layer(&self, key: &LayerKey) -> Result<Layer> {
         self.find_layer(key)?.ok_or_else(|| Error::NotFound { kind: "layer", name: key.to_string() })
+    }
+
+    /// The head of the index of the layer kept under `key`; one small read, however large the layer is.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn layer_summary(&self, key: &LayerKey) -> Result<Option<Summary>> {
+        let name = format!("{}/{}", key.as_str(), crate::layer::INDEX);
+        let Some(bytes) = self.places.layers.read_head(&name, Summary::LIMIT)? else { return Ok(None) };
+        let damaged =
+            |reason: &str| Error::Damaged { path: self.places.layers.at(&name), reason: reason.to_owned() };
+        Summary::decode(&bytes).map(Some).map_err(damaged)
     }
 
     pub(crate) fn find_layer(&self, key: &LayerKey) -> Result<Option<Layer>> {

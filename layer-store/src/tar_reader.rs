@@ -1,19 +1,24 @@
 //! Reads a foreign tar stream strictly: one entry at a time, everything bounded, nothing guessed.
 //!
-//! ustar, GNU and v7 headers; PAX (`x`, `g`) and GNU long names (`L`, `K`). A PAX `size` governs the framing. What
-//! readers are known to disagree on is refused: a malformed PAX record, a wrong checksum, an unknown type, data
-//! after the end of the archive. Sparse files are not supported yet, by name.
+//! v7, ustar and GNU headers (see [`header`]); PAX `x` and `g` and GNU `L` and `K` (see [`pax`]); sparse files in all
+//! four forms (see [`sparse`]). What readers are known to disagree on is refused: a header whose magic, checksum or
+//! numbers are odd, two answers to one question (a PAX size beside another size, a PAX path beside a GNU long name),
+//! content where there is none, global records that change entries, an unknown type, data after the end.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-
-use image_core::{Algorithm, Digest, Digester};
-use tar::Header;
+use std::io::{self, BufRead};
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 
-const BLOCK: usize = 512;
+mod header;
+mod list;
+mod pax;
+mod sparse;
+
+use header::{BLOCK, Header};
+pub use list::list;
+pub(crate) use sparse::Segment;
 
 /// What a header describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +37,10 @@ pub(crate) enum Type {
 pub(crate) struct Member {
     pub(crate) path: Vec<u8>,
     pub(crate) kind: Type,
+    /// Of the file; of a sparse one with its holes.
     pub(crate) size: u64,
+    /// Where a sparse file has bytes, ascending; the stream has them one after the other.
+    pub(crate) segments: Option<Vec<Segment>>,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -40,80 +48,110 @@ pub(crate) struct Member {
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
-
 /// The reader. After each [`Self::next`] the member's content is read through [`Self::content`].
 pub(crate) struct TarReader<R> {
     inner: R,
-    digester: Digester,
     budget: Budget,
-    bytes: u64,
+    begun: bool,
     entries: u64,
+    /// Bytes that sparse files have beyond what is in the stream.
+    holes: u64,
     /// Content and padding of the current member that are not read yet.
     left: u64,
     padding: u64,
-    global: Records,
+    /// The padding that was skipped last was of zeros.
+    padded: bool,
 }
 
-impl<R: Read> TarReader<R> {
-    pub(crate) fn new(inner: R, algorithm: Algorithm, budget: Budget) -> Self {
-        let digester = Digester::new(algorithm);
-        Self { inner, digester, budget, bytes: 0, entries: 0, left: 0, padding: 0, global: Records::new() }
+impl<R: BufRead> TarReader<R> {
+    pub(crate) fn new(inner: R, budget: Budget) -> Self {
+        Self { inner, budget, begun: false, entries: 0, holes: 0, left: 0, padding: 0, padded: true }
     }
 
     fn stream(source: io::Error) -> Error {
         Error::Stream { format: "tar", source }
     }
 
-    fn take(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let count = loop {
-            match self.inner.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(Self::stream)?,
+    /// What is at hand, at most `limit` bytes; empty at the end of the stream.
+    fn at_hand(&mut self, limit: u64) -> Result<&[u8]> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        while let Err(error) = self.inner.fill_buf() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(Self::stream(error));
             }
-        };
-        self.bytes += count as u64;
-        Budget::check(self.budget.bytes, self.bytes, "bytes")?;
-        self.digester.update(buffer.get(..count).unwrap_or_default());
-        Ok(count)
+        }
+        let buffer = self.inner.fill_buf().map_err(Self::stream)?;
+        Ok(buffer.get(..limit.min(buffer.len())).unwrap_or_default())
     }
 
     /// Fills `buffer`; `false` when the stream ends before its first byte.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
         let mut at = 0;
-        while at < buffer.len() {
-            match self.take(buffer.get_mut(at..).unwrap_or_default())? {
-                0 if at == 0 => return Ok(false),
-                0 => return Err(Self::stream(io::ErrorKind::UnexpectedEof.into())),
-                count => at += count,
+        while let Some(rest) = buffer.get_mut(at..).filter(|rest| !rest.is_empty()) {
+            let found = self.at_hand(rest.len() as u64)?;
+            let count = found.len();
+            if count == 0 {
+                return if at == 0 {
+                    Ok(false)
+                } else {
+                    Err(Self::stream(io::ErrorKind::UnexpectedEof.into()))
+                };
             }
+            for (out, byte) in rest.iter_mut().zip(found) {
+                *out = *byte;
+            }
+            self.inner.consume(count);
+            at += count;
         }
         Ok(true)
     }
 
-    /// Reads some of the current member's content; 0 at its end.
-    pub(crate) fn content(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        if want == 0 {
-            return Ok(0);
+    /// Some of the current member's content, at most `limit` bytes; empty at its end. [`Self::consume`] goes on.
+    pub(crate) fn content(&mut self, limit: u64) -> Result<&[u8]> {
+        let limit = self.left.min(limit);
+        if limit == 0 {
+            return Ok(&[]);
         }
-        let count = self.take(buffer.get_mut(..want).unwrap_or_default())?;
-        if count == 0 {
+        let found = self.at_hand(limit)?;
+        if found.is_empty() {
             return Err(Self::stream(io::ErrorKind::UnexpectedEof.into()));
         }
-        self.left -= count as u64;
-        Ok(count)
+        Ok(found)
+    }
+
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.left = self.left.saturating_sub(count as u64);
+    }
+
+    /// Fills `buffer` from the current member's content.
+    fn content_exact(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let count = buffer.len() as u64;
+        if self.left < count {
+            return Err(Error::layer(b"", "a member that is shorter than what it must hold"));
+        }
+        if !self.fill(buffer)? && count > 0 {
+            return Err(Self::stream(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.left -= count;
+        Ok(())
     }
 
     fn skip(&mut self) -> Result<()> {
-        let mut buffer = [0; 8 * BLOCK];
-        while self.content(&mut buffer)? > 0 {}
-        let padding = usize::try_from(self.padding).unwrap_or(0);
-        self.padding = 0;
-        let rest = buffer.get_mut(..padding).unwrap_or_default();
-        if !rest.is_empty() && !self.fill(rest)? {
+        loop {
+            let count = self.content(u64::MAX)?.len();
+            if count == 0 {
+                break;
+            }
+            self.consume(count);
+        }
+        let mut padding = [0; BLOCK];
+        let wanted = usize::try_from(std::mem::take(&mut self.padding)).unwrap_or(0);
+        let wanted = padding.get_mut(..wanted).unwrap_or_default();
+        if !wanted.is_empty() && !self.fill(wanted)? {
             return Err(Self::stream(io::ErrorKind::UnexpectedEof.into()));
         }
+        self.padded = padding.iter().all(|byte| *byte == 0);
         Ok(())
     }
 
@@ -127,250 +165,176 @@ impl<R: Read> TarReader<R> {
         Budget::check(self.budget.pax, size, "bytes of a PAX header or long name")?;
         self.frame(size);
         let mut text = vec![0; usize::try_from(size).unwrap_or(0)];
-        let mut at = 0;
-        while at < text.len() {
-            at += self.content(text.get_mut(at..).unwrap_or_default())?;
-        }
+        self.content_exact(&mut text)?;
         self.skip()?;
+        Ok(text)
+    }
+
+    /// A GNU long name: ended by its first NUL, and nothing after it. Without one, the padding must end it.
+    fn long(&mut self, size: u64) -> Result<Vec<u8>> {
+        let mut text = self.text(size)?;
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        let ended = end < text.len() || (self.padded && size % BLOCK as u64 != 0);
+        let tail = text.split_off(end);
+        if text.is_empty() || !ended || tail.iter().any(|byte| *byte != 0) {
+            return Err(Error::layer(&text, "a malformed GNU long name"));
+        }
         Ok(text)
     }
 
     /// The next member, or `None` at the end of the archive.
     pub(crate) fn next(&mut self) -> Result<Option<Member>> {
-        let (mut pax, mut long_name, mut long_link): (Option<Records>, _, _) = (None, None, None);
+        let (mut pax, mut long_name, mut long_link) = (None, None, None);
+        let mut global = false;
         loop {
             self.skip()?;
             let mut block = [0; BLOCK];
-            if !self.fill(&mut block)? || block.iter().all(|byte| *byte == 0) {
-                if pax.is_some() || long_name.is_some() || long_link.is_some() {
+            let found = self.fill(&mut block)?;
+            if !found && !self.begun {
+                return Err(Error::layer(b"", "an empty stream, which is no archive"));
+            }
+            self.begun = true;
+            if block.iter().all(|byte| *byte == 0) {
+                if global || pax.is_some() || long_name.is_some() || long_link.is_some() {
                     return Err(Error::layer(b"", "a PAX header or long name without its entry"));
                 }
                 return Ok(None);
             }
             self.entries += 1;
             Budget::check(self.budget.entries, self.entries, "entries")?;
-            let header = Header::from_byte_slice(&block);
-            check_sum(header)?;
-            let size = number(header.entry_size())?;
-            match header.entry_type().as_byte() {
-                b'x' if pax.is_none() => pax = Some(records(&self.text(size)?)?),
+            let header = Header::read(&block)?;
+            match header.kind() {
+                b'x' if pax.is_none() => pax = Some(pax::Records::read(&self.text(header.size()?)?)?),
                 b'x' => return Err(Error::layer(b"", "two PAX headers for one entry")),
                 b'g' => {
-                    let text = self.text(size)?;
-                    self.global.extend(records(&text)?);
+                    global = true;
+                    pax::Records::read(&self.text(header.size()?)?)?.refuse_global()?;
                 }
-                b'L' => long_name = Some(cut(self.text(size)?)),
-                b'K' => long_link = Some(cut(self.text(size)?)),
-                _ => {
-                    let mut records = self.global.clone();
-                    records.extend(pax.unwrap_or_default());
-                    let member = member(header, size, records, long_name, long_link)?;
-                    let length = member.path.len() as u64;
-                    Budget::check(self.budget.path, length, "bytes of a path")?;
-                    self.frame(if member.kind == Type::File { member.size } else { 0 });
-                    return Ok(Some(member));
-                }
+                b'L' if long_name.is_none() => long_name = Some(self.long(header.size()?)?),
+                b'K' if long_link.is_none() => long_link = Some(self.long(header.size()?)?),
+                b'L' | b'K' => return Err(Error::layer(b"", "two long names for one entry")),
+                _ => return self.member(&header, pax.unwrap_or_default(), long_name, long_link).map(Some),
             }
         }
     }
 
-    /// Reads to the end of the stream, which must be zeros, and gives the digest of everything.
-    pub(crate) fn finish(mut self) -> Result<Digest> {
-        let mut buffer = [0; 8 * BLOCK];
-        loop {
-            match self.take(&mut buffer)? {
-                0 => return Ok(self.digester.finish()),
-                count if buffer.iter().take(count).all(|byte| *byte == 0) => {}
-                _ => return Err(Error::layer(b"", "data after the end of the archive")),
-            }
+    fn member(
+        &mut self,
+        header: &Header<'_>,
+        mut pax: pax::Records,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Member> {
+        let named = pax.text(b"path")?;
+        let sparse_name = pax.text(b"GNU.sparse.name")?;
+        if (named.is_some() || sparse_name.is_some()) && long_name.is_some() {
+            return Err(Error::layer(b"", "both a PAX path and a GNU long name"));
         }
-    }
-}
-
-fn check_sum(header: &Header) -> Result<()> {
-    let said = header.cksum().map_err(|_| Error::layer(b"", "a header's checksum is no number"))?;
-    let bytes = header.as_bytes();
-    let field = 148..156;
-    let each = |(at, byte): (usize, &u8)| if field.contains(&at) { b' ' } else { *byte };
-    let unsigned: u32 = bytes.iter().enumerate().map(|pair| u32::from(each(pair))).sum();
-    // Old programs summed signed bytes.
-    let signed: i32 = bytes.iter().enumerate().map(|pair| i32::from(each(pair).cast_signed())).sum();
-    if said == unsigned || i64::from(said) == i64::from(signed) {
-        return Ok(());
-    }
-    Err(Error::layer(b"", "a header's checksum is wrong"))
-}
-
-fn number(value: io::Result<u64>) -> Result<u64> {
-    value.map_err(|_| Error::layer(b"", "a header's number is malformed"))
-}
-
-/// A long name ends at its first NUL.
-fn cut(mut text: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = text.iter().position(|byte| *byte == 0) {
-        text.truncate(end);
-    }
-    text
-}
-
-/// The records of a PAX header, strictly: `length name=value\n`, one after the other, nothing else.
-fn records(mut text: &[u8]) -> Result<Records> {
-    let malformed = || Error::layer(b"", "a malformed PAX record");
-    let mut records = Records::new();
-    while !text.is_empty() {
-        let space = text.iter().position(|byte| *byte == b' ').ok_or_else(malformed)?;
-        let digits =
-            text.get(..space).filter(|digits| digits.iter().all(u8::is_ascii_digit)).ok_or_else(malformed)?;
-        let length: usize =
-            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
-        let record = text.get(space + 1..length).ok_or_else(malformed)?;
-        let Some((b'\n', record)) = record.split_last() else { return Err(malformed()) };
-        let equals =
-            record.iter().position(|byte| *byte == b'=').filter(|at| *at > 0).ok_or_else(malformed)?;
-        let name = record.get(..equals).unwrap_or_default();
-        let value = record.get(equals + 1..).unwrap_or_default();
-        let is_binary = name.starts_with(b"SCHILY.xattr.") || name.starts_with(b"LIBARCHIVE.xattr.");
-        if !is_binary && value.contains(&0) {
-            return Err(malformed());
+        let path = sparse_name.or(named).or(long_name);
+        let path = path.map_or_else(|| header.path(), Ok)?;
+        Budget::check(self.budget.path, path.len() as u64, "bytes of a path")?;
+        let refuse = |reason| Error::layer(&path, reason);
+        if path.is_empty() || path.contains(&0) {
+            return Err(refuse("an empty path, or a NUL in it"));
         }
-        records.insert(name.to_vec(), value.to_vec());
-        text = text.get(length..).unwrap_or_default();
-    }
-    Ok(records)
-}
-
-fn member(
-    header: &Header,
-    size: u64,
-    mut pax: Records,
-    long_name: Option<Vec<u8>>,
-    long_link: Option<Vec<u8>>,
-) -> Result<Member> {
-    let path = pax.remove(b"path".as_slice()).filter(|path| !path.is_empty()).or(long_name);
-    let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
-    let refuse = |reason| Error::layer(&path, reason);
-    if pax.keys().any(|name| name.starts_with(b"GNU.sparse.")) {
-        return Err(Error::Unsupported { what: "sparse files in layers".to_owned() });
-    }
-    let mut value = |name: &[u8]| {
-        pax.remove(name)
-            .map(|text| String::from_utf8(text).map_err(|_| refuse("a malformed PAX value")))
-            .transpose()
-    };
-    let bad = |_| refuse("a malformed PAX value");
-    let size = match value(b"size")? {
-        Some(text) => text.parse::<u64>().map_err(bad)?,
-        None => size,
-    };
-    let id = |text: Option<String>, field: io::Result<u64>| -> Result<u32> {
-        let value = match text {
-            Some(text) => text.parse::<u64>().map_err(bad)?,
-            None => number(field)?,
+        let linked = pax.text(b"linkpath")?;
+        if linked.is_some() && long_link.is_some() {
+            return Err(refuse("both a PAX link and a GNU long link"));
+        }
+        let link = linked.or(long_link).map_or_else(|| header.link(), Ok)?;
+        Budget::check(self.budget.path, link.len() as u64, "bytes of a link target")?;
+        let link = || {
+            let odd = link.is_empty() || link.contains(&0);
+            if odd { Err(refuse("a link without a target")) } else { Ok(link.clone()) }
         };
-        // The last value means "no change" to the kernel.
-        u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| refuse("an owner out of range"))
-    };
-    let uid = id(value(b"uid")?, header.uid())?;
-    let gid = id(value(b"gid")?, header.gid())?;
-    let mtime = match value(b"mtime")? {
-        Some(text) => time(&text).ok_or_else(|| refuse("a malformed PAX time"))?,
-        None => (i64::try_from(number(header.mtime())?).unwrap_or(i64::MAX), 0),
-    };
-    let mut xattrs = BTreeMap::new();
-    let linkpath = pax.remove(b"linkpath".as_slice());
-    for (name, value) in pax {
-        if let Some(name) = name.strip_prefix(b"SCHILY.xattr.") {
-            xattrs.insert(name.to_vec(), value);
+        let stored = header.stored_size(pax.number(b"size")?, &path)?;
+        let slash = path.ends_with(b"/");
+        let kind = match header.kind() {
+            // Before POSIX, a name that ends in a slash was a directory.
+            0 if slash => Type::Directory,
+            b'0' | 0 | b'7' | b'S' => Type::File,
+            b'1' => Type::Link(link()?),
+            b'2' => Type::Symlink(link()?),
+            b'3' => Type::Char(header.device(&path)?),
+            b'4' => Type::Block(header.device(&path)?),
+            b'5' => Type::Directory,
+            b'6' => Type::Fifo,
+            _ => return Err(refuse("an unknown type of entry")),
+        };
+        if slash && kind != Type::Directory {
+            return Err(refuse("a name that ends in a slash and is no directory"));
         }
-    }
-    let link = || {
-        let link = linkpath
-            .or(long_link)
-            .unwrap_or_else(|| header.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default());
-        if link.is_empty() || link.contains(&0) {
-            Err(Error::layer(&path, "a link without a target"))
+        // A hard link may repeat its file's size; every reader takes it for 0.
+        if stored > 0 && !matches!(kind, Type::File | Type::Link(_)) {
+            return Err(refuse("content where there can be none"));
+        }
+        self.frame(if kind == Type::File { stored } else { 0 });
+        let map = if header.kind() == b'S' {
+            pax.refuse_sparse(&path)?;
+            Some(self.old_sparse(header, &path)?)
         } else {
-            Ok(link)
-        }
-    };
-    let device = || -> Result<u64> {
-        let part = |value: io::Result<Option<u32>>| {
-            value.ok().flatten().ok_or_else(|| Error::layer(&path, "a malformed device number"))
+            header.refuse_extension(&path)?;
+            self.pax_sparse(&mut pax, &path)?
         };
-        Ok(rustix::fs::makedev(part(header.device_major())?, part(header.device_minor())?))
-    };
-    let kind = match header.entry_type().as_byte() {
-        // Before POSIX, a name that ends in a slash was a directory.
-        b'0' | 0 if path.ends_with(b"/") => Type::Directory,
-        b'0' | 0 | b'7' => Type::File,
-        b'1' => Type::Link(link()?),
-        b'2' => Type::Symlink(link()?),
-        b'3' => Type::Char(device()?),
-        b'4' => Type::Block(device()?),
-        b'5' => Type::Directory,
-        b'6' => Type::Fifo,
-        b'S' => return Err(Error::Unsupported { what: "sparse files in layers".to_owned() }),
-        _ => return Err(refuse("an unknown type of entry")),
-    };
-    if path.contains(&0) {
-        return Err(refuse("a NUL in its path"));
+        if map.is_some() && kind != Type::File {
+            return Err(refuse("a sparse map on something that is no file"));
+        }
+        let (size, segments) = match map {
+            Some((size, segments)) => {
+                if header.kind() != b'S' && !header.is_ustar() {
+                    return Err(refuse("a PAX sparse map beside a header of another format"));
+                }
+                let filled =
+                    sparse::check(&segments, size).ok_or_else(|| refuse("a malformed sparse map"))?;
+                if filled != self.left {
+                    return Err(refuse("a sparse map that does not fit its content"));
+                }
+                self.holes = self.holes.saturating_add(size - filled);
+                Budget::check(self.budget.holes, self.holes, "bytes of holes")?;
+                (size, Some(segments))
+            }
+            None => (if kind == Type::File { stored } else { 0 }, None),
+        };
+        let uid = owner(pax.number(b"uid")?.map_or_else(|| header.uid(), Ok)?, &path)?;
+        let gid = owner(pax.number(b"gid")?.map_or_else(|| header.gid(), Ok)?, &path)?;
+        let mtime = pax.time(b"mtime", &path)?.map_or_else(|| header.mtime().map(|whole| (whole, 0)), Ok)?;
+        let xattrs = pax.xattrs();
+        Budget::check(self.budget.xattrs, xattrs.len() as u64, "attributes of one entry")?;
+        Ok(Member { path, kind, size, segments, mode: header.mode()?, uid, gid, mtime, xattrs })
     }
-    let mode = header.mode().map_err(|_| refuse("a malformed mode"))? & 0o7777;
-    Ok(Member { path, kind, size, mode, uid, gid, mtime, xattrs })
-}
 
-/// `[-]seconds[.fraction]`, rounded down to the nanosecond.
-fn time(text: &str) -> Option<(i64, u32)> {
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) {
-        return None;
+    /// As [`Self::finish`], after parsing went as `parsed` says. When the stream itself failed, `failure` says why.
+    pub(crate) fn end(
+        mut self,
+        parsed: Result<()>,
+        failure: impl FnOnce(&mut R) -> Option<Error>,
+    ) -> Result<()> {
+        let ended = parsed.and_then(|()| self.trailer());
+        ended.map_err(|error| failure(&mut self.inner).unwrap_or(error))
     }
-    let seconds: i64 = whole.parse().ok()?;
-    let nanoseconds: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    Some(match (negative, nanoseconds) {
-        (false, _) => (seconds, nanoseconds),
-        (true, 0) => (-seconds, 0),
-        (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
-    })
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Reads to the end of the stream, which must be zeros.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.trailer()
+    }
 
-    #[test]
-    fn pax_records_are_read_strictly() {
-        let read = records(b"9 a=b=cd\n6 x=y\n").unwrap();
-        assert_eq!(read.get(b"a".as_slice()).unwrap(), b"b=cd");
-        assert_eq!(read.get(b"x".as_slice()).unwrap(), b"y");
-        for bad in [
-            &b"5 a=b\n"[..],
-            b"6 a=b",
-            b"x a=b\n",
-            b"6 =ab\n",
-            b"99 a=b\n",
-            b"0 a=b\n",
-            b"6 a\0b\n",
-            b"-6 a=b\n",
-            b"7 p=\0a\n",
-        ] {
-            assert!(records(bad).is_err(), "{bad:?}");
+    fn trailer(&mut self) -> Result<()> {
+        loop {
+            let found = self.at_hand(u64::MAX)?;
+            let count = found.len();
+            if count == 0 {
+                return Ok(());
+            }
+            if found.iter().any(|byte| *byte != 0) {
+                return Err(Error::layer(b"", "data after the end of the archive"));
+            }
+            self.inner.consume(count);
         }
     }
+}
 
-    #[test]
-    fn times() {
-        assert_eq!(time("1.5"), Some((1, 500_000_000)));
-        assert_eq!(time("-0.5"), Some((-1, 500_000_000)));
-        assert_eq!(time("-1.75"), Some((-2, 250_000_000)));
-        assert_eq!(time("1."), Some((1, 0)));
-        for bad in ["", "-", ".5", "1.x", "+1", "1e3", "99999999999999999999"] {
-            assert_eq!(time(bad), None, "{bad}");
-        }
-    }
+/// The last value means "no change" to the kernel.
+fn owner(value: u64, path: &[u8]) -> Result<u32> {
+    let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX);
+    id.ok_or_else(|| Error::layer(path, "an owner out of range"))
 }

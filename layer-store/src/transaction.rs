@@ -13,23 +13,28 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use image_core::{Descriptor, DiffId, MediaType};
 use rustix::io::Errno;
 
 use crate::blob::{Encoding, Ingest, file_name};
 use crate::compose::Composer;
-use crate::compress::decoder;
+use crate::compress::Source;
 use crate::disk::{Dir, unique};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::layer::{INDEX, Layer, LayerKey, TREE};
 use crate::lease::Lease;
+use crate::lower::{Coming, Lower};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::unpack::{Degradation, borrowed, unpack};
+use crate::unpack::{Degradation, Place, borrowed, unpack};
 use crate::view::View;
+
+/// How many layers of one image are unpacked at the same time at most.
+const LAYERS_AT_ONCE: usize = 4;
 
 /// Work in progress. Shared between threads by cloning; the last clone that is dropped ends it.
 #[derive(Clone, Debug)]
@@ -173,12 +178,85 @@ impl Transaction {
     /// # Errors
     /// Whatever is wrong with the layer; nothing is kept then.
     pub fn unpack(&self, blob: &Descriptor, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
-        let file = self.open_blob(blob)?;
+        self.unpack_over(blob, expected, &Lower::Known(below))
+    }
+
+    /// Unpacks all layers of an image, lowest first, several at the same time: `layers` are their blobs and diff IDs.
+    /// What is in the store already is taken from there. `done` hears of each that was unpacked, in any order.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`], of the first that failed.
+    pub fn unpack_all(
+        &self,
+        layers: &[(Descriptor, DiffId)],
+        done: &(dyn Fn(&Descriptor) + Sync),
+    ) -> Result<Vec<UnpackedLayer>> {
+        let stack = Coming::new(layers.len());
+        let next = AtomicUsize::new(0);
+        let results: Vec<OnceLock<Result<UnpackedLayer>>> = layers.iter().map(|_| OnceLock::new()).collect();
+        let work = || {
+            // Lowest first: a layer only ever waits for one that another thread has begun.
+            while !stack.failed() {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let (Some((blob, diff_id)), Some(place)) = (layers.get(at), results.get(at)) else { return };
+                // The same layer twice in a stack is unpacked once.
+                let twin = layers.iter().take(at).any(|(_, other)| other == diff_id);
+                let result = self.unpack_one(blob, diff_id, &Lower::coming(&stack, at), twin, done);
+                match &result {
+                    Ok(unpacked) => stack.put(at, unpacked.layer.clone()),
+                    Err(_) => stack.fail(),
+                }
+                drop(place.set(result));
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(LAYERS_AT_ONCE);
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(layers.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut unpacked = Vec::new();
+        let mut failure = None;
+        for result in results.into_iter().filter_map(OnceLock::into_inner) {
+            match result {
+                Ok(layer) => unpacked.push(layer),
+                // One that waited for another says less than the other.
+                Err(error) if failure.is_none() || !matches!(error, Error::Unsupported { .. }) => {
+                    failure = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        failure.map_or(Ok(unpacked), Err)
+    }
+
+    fn unpack_one(
+        &self,
+        blob: &Descriptor,
+        diff_id: &DiffId,
+        below: &Lower<'_>,
+        twin: bool,
+        done: &(dyn Fn(&Descriptor) + Sync),
+    ) -> Result<UnpackedLayer> {
+        if let Some(layer) = self.layer(&LayerKey::new(diff_id, None))? {
+            return Ok(UnpackedLayer { layer, degraded: Vec::new() });
+        }
+        let borrows = self.0.store.places.borrows.exists(&file_name(diff_id.digest()));
+        if (twin || borrows)
+            && let Some(layer) = self.find(diff_id, below.view()?)?
+        {
+            return Ok(UnpackedLayer { layer, degraded: Vec::new() });
+        }
+        let unpacked = self.unpack_over(blob, diff_id, below)?;
+        done(blob);
+        Ok(unpacked)
+    }
+
+    fn unpack_over(&self, blob: &Descriptor, expected: &DiffId, below: &Lower<'_>) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
-        // The bytes decide, not the label: registries serve gzip under the plain type.
-        let (compression, source) = crate::compress::sniff(file).map_err(stream)?;
-        let source = decoder(source, compression).map_err(stream)?;
-        let unpacked = self.unpack_stream(source, expected, below)?;
+        let source = Source::sniffed(self.open_blob(blob)?).map_err(stream)?;
+        let unpacked = self.unpack_source(source, expected, below)?;
         let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
         self.state().encodings.push((*expected, encoding));
         Ok(unpacked)
@@ -190,15 +268,25 @@ impl Transaction {
     /// As [`Self::unpack`].
     pub fn unpack_stream(
         &self,
-        source: impl std::io::Read,
+        source: impl std::io::Read + Send,
         expected: &DiffId,
         below: &View,
+    ) -> Result<UnpackedLayer> {
+        self.unpack_source(Source::plain(source), expected, &Lower::Known(below))
+    }
+
+    fn unpack_source(
+        &self,
+        source: Source<'_>,
+        expected: &DiffId,
+        below: &Lower<'_>,
     ) -> Result<UnpackedLayer> {
         let work = self.work()?;
         let tree = work.make_dir(TREE, 0o755)?;
         let store = &self.0.store;
         let algorithm = expected.digest().algorithm();
-        let result = unpack(source, algorithm, below, tree.as_fd(), &*store.authority, store.budget);
+        let place = Place { root: tree.as_fd(), authority: &*store.authority, disk: tree.disk() };
+        let result = unpack(source, algorithm, below, place, store.budget);
         let result = result.and_then(|unpacked| {
             let actual = unpacked.index.diff_id;
             if actual == *expected {
@@ -218,7 +306,9 @@ impl Transaction {
             let paths = unpacked.looked_up.iter().map(|path| image_core::hex(path)).collect();
             self.state().borrows.push((*expected, paths));
         }
-        let key = LayerKey::new(expected, borrowed(&unpacked.looked_up, below).as_ref());
+        let borrowed =
+            if unpacked.looked_up.is_empty() { None } else { borrowed(&unpacked.looked_up, below.view()?) };
+        let key = LayerKey::new(expected, borrowed.as_ref());
         let layer = self.stage(&work, key, unpacked.index)?;
         Ok(UnpackedLayer { layer, degraded: unpacked.degraded })
     }

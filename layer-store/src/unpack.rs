@@ -1,25 +1,43 @@
 //! A foreign tar stream to index and tree.
 //!
+//! ```text
+//!  source ─▶ read, decompress ─┬─▶ hash: the diff ID          each ─▶ is a bounded queue between threads
+//!                              └─▶ parse ─▶ batches ─▶ crew: hash and write files
+//!                                    └─ directories and files over 256 KiB at once
+//! ```
+//!
 //! The tree is made in a private staging directory; every path is taken apart here and resolved against what this
 //! layer has made so far (and, read-only, against what is below), never by the kernel through a link. Whiteouts are
 //! applied last, so their place in the stream does not matter: they hide what is below, never what is in the layer.
+//! Hard links are made after the files; an entry that replaces an earlier one waits for everything before it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 
 use image_core::whiteout::{self, Name};
 use image_core::{Algorithm, DiffId, Digest, Digester};
 
 use crate::authority::{BatchError, FileAuthority, Op, Owners, Reply};
 use crate::budget::Budget;
+use crate::compress::Source;
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, Kind};
-use crate::tar_reader::{Member, TarReader, Type};
+use crate::lower::Lower;
+use crate::tar_reader::{Member, Segment, TarReader, Type};
 use crate::view::{View, components};
 
+mod crew;
+mod pipe;
+
+use crew::Crew;
+use pipe::Piped;
+
 const LINK_LIMIT: usize = 40;
-const BUFFER: usize = 256 << 10;
+/// A file up to this size is made by the crew, as a whole.
+const WHOLE: u64 = 256 << 10;
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 const CHARACTER_DEVICE: u32 = 0o020_000;
 const BLOCK_DEVICE: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;
@@ -43,53 +61,86 @@ pub(crate) struct Unpacked {
     pub(crate) degraded: Vec<Degradation>,
 }
 
+/// Where a layer goes and who works there.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) root: BorrowedFd<'a>,
+    pub(crate) authority: &'a dyn FileAuthority,
+    pub(crate) disk: &'a Disk,
+}
+
 pub(crate) fn unpack(
-    source: impl std::io::Read,
+    source: Source<'_>,
     algorithm: Algorithm,
-    below: &View,
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
+    below: &Lower<'_>,
+    place: Place<'_>,
     budget: Budget,
 ) -> Result<Unpacked> {
-    let mut reader = TarReader::new(source, algorithm, budget);
-    let mut unpacking = Unpacking {
-        below,
-        root,
-        authority,
-        depth: budget.depth,
-        entries: BTreeMap::new(),
-        whiteouts: BTreeSet::new(),
-        opaque: BTreeSet::new(),
-        looked_up: BTreeSet::new(),
-        degraded: Vec::new(),
-        buffer: vec![0; BUFFER],
-    };
-    while let Some(member) = reader.next()? {
-        unpacking.member(member, &mut reader)?;
-    }
-    let diff_id = DiffId::new(reader.finish()?);
-    unpacking.finish(diff_id)
+    std::thread::scope(|scope| {
+        let (piped, digest) = pipe::start(scope, source, algorithm, budget);
+        let mut unpacking = Unpacking {
+            below,
+            authority: place.authority,
+            crew: Crew::start(scope, place.root, place.authority, place.disk),
+            depth: budget.depth,
+            entries: BTreeMap::new(),
+            given: 0,
+            numbers: BTreeMap::new(),
+            names: BTreeMap::new(),
+            links: Vec::new(),
+            last_parent: None,
+            whiteouts: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            looked_up: BTreeSet::new(),
+            degraded: Vec::new(),
+        };
+        let mut reader = TarReader::new(piped, budget);
+        let parsed = loop {
+            match reader.next() {
+                Ok(Some(member)) => {
+                    if let Err(error) = unpacking.member(member, &mut reader) {
+                        break Err(error);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        reader.end(parsed, Piped::failure)?;
+        let digest = digest.join().map_err(|_| Error::Unsupported { what: "hashing".to_owned() })?;
+        unpacking.finish(DiffId::new(digest))
+    })
 }
 
 struct Unpacking<'a> {
-    below: &'a View,
-    root: BorrowedFd<'a>,
+    below: &'a Lower<'a>,
     authority: &'a dyn FileAuthority,
+    crew: Crew<'a>,
     depth: u64,
     entries: BTreeMap<Vec<u8>, Entry>,
+    /// How many files the crew was given, and as which number it has the file at a path.
+    given: u32,
+    numbers: BTreeMap<Vec<u8>, u32>,
+    /// The other names of a file, by its first.
+    names: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
+    /// Hard links that are not made yet: path and target.
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Parent directories as they stood in the last entry, and where they lead.
+    last_parent: Option<(Vec<u8>, Vec<u8>)>,
     whiteouts: BTreeSet<Vec<u8>>,
     opaque: BTreeSet<Vec<u8>>,
     looked_up: BTreeSet<Vec<u8>>,
     degraded: Vec<Degradation>,
-    buffer: Vec<u8>,
 }
 
 fn failed(error: BatchError) -> Error {
     Error::Io { action: "unpack", path: error.path.into(), source: error.source }
 }
 
+type Reader = TarReader<Piped>;
+
 impl Unpacking<'_> {
-    fn member<R: std::io::Read>(&mut self, member: Member, reader: &mut TarReader<R>) -> Result<()> {
+    fn member(&mut self, member: Member, reader: &mut Reader) -> Result<()> {
         let names: Vec<&[u8]> = components(&member.path).collect();
         if names.contains(&b"..".as_slice()) {
             return Err(Error::layer(&member.path, "it leads out of the layer"));
@@ -113,37 +164,40 @@ impl Unpacking<'_> {
         }
         let path = join(&parent, last);
         self.make_room(&path, &member)?;
-        let kind = match member.kind {
+        let Member { kind, size, segments, mode, uid, gid, mtime, xattrs, .. } = member;
+        let mut entry = Entry { kind: Kind::Fifo, mode, uid, gid, mtime, xattrs };
+        match kind {
             Type::Directory => {
                 if !self.entries.contains_key(&path) {
-                    self.perform(Op::Directory(path.clone()))?;
+                    self.crew.now(&[Op::Directory(path.clone())])?;
                 }
-                Kind::Directory { opaque: false }
+                // Directories are stamped at the end: making things in them changes their time.
+                entry.kind = Kind::Directory { opaque: false };
             }
-            Type::File => self.file(&path, member.size, reader)?,
-            Type::Link(ref target) => return self.link(path, target),
+            Type::File if size <= WHOLE && segments.is_none() => {
+                self.whole_file(&parent, &path, size, &mut entry, reader)?;
+            }
+            Type::File => {
+                entry.kind = self.large_file(&path, size, segments, reader)?;
+                self.crew.now(&[self.stamp(&path, &entry)])?;
+            }
+            Type::Link(target) => return self.link(path, &target),
             Type::Symlink(target) => {
-                self.perform(Op::Symlink(path.clone(), target.clone()))?;
-                Kind::Symlink { target }
+                let op = Op::Symlink(path.clone(), target.clone());
+                entry.kind = Kind::Symlink { target };
+                self.crew.ops(&parent, [op, self.stamp(&path, &entry)])?;
             }
-            Type::Char(device) => self.node(&path, CHARACTER_DEVICE, device)?,
-            Type::Block(device) => self.node(&path, BLOCK_DEVICE, device)?,
+            Type::Char(device) => {
+                entry.kind = Kind::CharDevice(device);
+                self.node(&parent, &path, CHARACTER_DEVICE, device, &entry)?;
+            }
+            Type::Block(device) => {
+                entry.kind = Kind::BlockDevice(device);
+                self.node(&parent, &path, BLOCK_DEVICE, device, &entry)?;
+            }
             Type::Fifo => {
-                self.perform(Op::Node(path.clone(), FIFO, 0))?;
-                Kind::Fifo
+                self.crew.ops(&parent, [Op::Node(path.clone(), FIFO, 0), self.stamp(&path, &entry)])?;
             }
-        };
-        let entry = Entry {
-            kind,
-            mode: member.mode,
-            uid: member.uid,
-            gid: member.gid,
-            mtime: member.mtime,
-            xattrs: member.xattrs,
-        };
-        // Directories are stamped at the end: making things in them changes their time.
-        if !entry.is_directory() {
-            self.stamp(&path, &entry)?;
         }
         self.entries.insert(path, entry);
         Ok(())
@@ -154,35 +208,23 @@ impl Unpacking<'_> {
             return Err(Error::layer(&member.path, "the root must be a directory"));
         }
         let kind = Kind::Directory { opaque: false };
-        let entry = Entry {
-            kind,
-            mode: member.mode,
-            uid: member.uid,
-            gid: member.gid,
-            mtime: member.mtime,
-            xattrs: member.xattrs,
-        };
-        self.entries.insert(Vec::new(), entry);
+        let Member { mode, uid, gid, mtime, xattrs, .. } = member;
+        self.entries.insert(Vec::new(), Entry { kind, mode, uid, gid, mtime, xattrs });
         Ok(())
     }
 
-    fn perform(&self, op: Op) -> Result<Reply> {
-        let replies = self.authority.perform(self.root, &[op]).map_err(failed)?;
-        Ok(replies.into_iter().next().unwrap_or(Reply::Done))
-    }
-
-    fn stamp(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
-        let owned = self.authority.owners() == Owners::True;
-        if let Reply::Without(names) = self.perform(Op::Stamp(path.to_vec(), entry.stamp(owned)))? {
-            let shown = String::from_utf8_lossy(path);
-            let lost = names.iter().map(|name| String::from_utf8_lossy(name).into_owned());
-            self.degraded.extend(lost.map(|what| Degradation { path: shown.clone().into_owned(), what }));
-        }
-        Ok(())
+    fn stamp(&self, path: &[u8], entry: &Entry) -> Op {
+        Op::Stamp(path.to_vec(), entry.stamp(self.authority.owners() == Owners::True))
     }
 
     /// The real path of the directory that `names` leads to, made where it is missing.
     fn parent(&mut self, names: &[&[u8]], mtime: (i64, u32)) -> Result<Vec<u8>> {
+        let raw = names.join(&b'/');
+        if let Some((last, leads_to)) = &self.last_parent
+            && *last == raw
+        {
+            return Ok(leads_to.clone());
+        }
         let mut rest: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
         let mut at = Vec::new();
         let mut links = 0;
@@ -193,6 +235,7 @@ impl Unpacking<'_> {
                 continue;
             }
             let here = join(&at, &name);
+            Budget::check(self.depth, (rest.len() + 1) as u64, "components of a path")?;
             let own = self.entries.get(&here).map(|entry| entry.kind.clone());
             let kind = match own {
                 Some(kind) => kind,
@@ -213,12 +256,13 @@ impl Unpacking<'_> {
                 _ => return Err(Error::layer(&here, "a parent that is no directory")),
             }
         }
+        self.last_parent = Some((raw, at.clone()));
         Ok(at)
     }
 
     /// A parent directory without an entry in this layer: it looks like the one below, or is made 0755.
     fn borrow_directory(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<Kind> {
-        let found = self.below.find(path).map(|(entry, _)| entry.clone());
+        let found = self.below.view()?.find(path).map(|(entry, _)| entry.clone());
         self.looked_up.insert(path.to_vec());
         if let Some(entry) = &found
             && !entry.is_directory()
@@ -228,9 +272,20 @@ impl Unpacking<'_> {
         let mut entry =
             found.unwrap_or_else(|| Entry::new(Kind::Directory { opaque: false }, 0o755, 0, 0, mtime));
         entry.kind = Kind::Directory { opaque: false };
-        self.perform(Op::Directory(path.to_vec()))?;
+        self.crew.now(&[Op::Directory(path.to_vec())])?;
         self.entries.insert(path.to_vec(), entry);
         Ok(Kind::Directory { opaque: false })
+    }
+
+    /// Everything so far is in the tree.
+    fn settle(&mut self) -> Result<()> {
+        self.crew.wait()?;
+        let links: Vec<Op> = std::mem::take(&mut self.links)
+            .into_iter()
+            .map(|(path, target)| Op::Link(path, target))
+            .collect();
+        self.crew.now(&links)?;
+        Ok(())
     }
 
     /// Removes what an earlier entry of the same layer made at `path`, unless both are directories.
@@ -239,6 +294,8 @@ impl Unpacking<'_> {
         if old.is_directory() && member.kind == Type::Directory {
             return Ok(());
         }
+        self.settle()?;
+        self.last_parent = None;
         let mut below = path.to_vec();
         below.push(b'/');
         let mut doomed = vec![path.to_vec()];
@@ -249,65 +306,121 @@ impl Unpacking<'_> {
                 .map(|(name, _)| name.clone()),
         );
         for name in &doomed {
-            if let Some(entry) = self.entries.remove(name)
-                && matches!(entry.kind, Kind::File { .. })
-            {
-                self.inherit(name, entry);
+            match self.entries.remove(name) {
+                Some(Entry { kind: Kind::Hardlink { target }, .. }) => {
+                    if let Some(names) = self.names.get_mut(&target) {
+                        names.remove(name);
+                    }
+                }
+                Some(entry) if matches!(entry.kind, Kind::File { .. }) => self.inherit(name, entry),
+                _ => {}
             }
         }
-        self.perform(Op::Remove(path.to_vec()))?;
+        self.crew.now(&[Op::Remove(path.to_vec())])?;
         Ok(())
     }
 
     /// The file `name` goes; the first of its other names, if there is one, becomes the file.
     fn inherit(&mut self, name: &[u8], file: Entry) {
-        let is_link = |entry: &Entry| matches!(&entry.kind, Kind::Hardlink { target } if target == name);
-        let links: Vec<Vec<u8>> =
-            self.entries.iter().filter(|(_, entry)| is_link(entry)).map(|(path, _)| path.clone()).collect();
-        let Some((heir, others)) = links.split_first() else { return };
-        for other in others {
+        let number = self.numbers.remove(name);
+        let mut others = self.names.remove(name).unwrap_or_default();
+        let Some(heir) = others.pop_first() else { return };
+        for other in &others {
             if let Some(entry) = self.entries.get_mut(other) {
                 entry.kind = Kind::Hardlink { target: heir.clone() };
             }
         }
+        if let Some(number) = number {
+            self.numbers.insert(heir.clone(), number);
+        }
         self.entries.insert(heir.clone(), file);
+        self.names.insert(heir, others);
     }
 
-    fn file<R: std::io::Read>(&mut self, path: &[u8], size: u64, reader: &mut TarReader<R>) -> Result<Kind> {
+    fn whole_file(
+        &mut self,
+        parent: &[u8],
+        path: &[u8],
+        size: u64,
+        entry: &mut Entry,
+        reader: &mut Reader,
+    ) -> Result<()> {
+        let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        loop {
+            let found = reader.content(u64::MAX)?;
+            if found.is_empty() {
+                break;
+            }
+            content.extend_from_slice(found);
+            let count = found.len();
+            reader.consume(count);
+        }
+        // The crew tells the digest later.
+        entry.kind = Kind::File { size, digest: Digest::sha256(b"") };
+        let stamp = entry.stamp(self.authority.owners() == Owners::True);
+        let number = self.given;
+        self.given = number.checked_add(1).ok_or_else(|| Error::layer(path, "too many files"))?;
+        self.numbers.insert(path.to_vec(), number);
+        let bytes = content.len();
+        self.crew.file(parent, Op::Put(path.to_vec(), content, stamp), number, bytes)
+    }
+
+    fn large_file(
+        &self,
+        path: &[u8],
+        size: u64,
+        segments: Option<Vec<Segment>>,
+        reader: &mut Reader,
+    ) -> Result<Kind> {
         let io = |source| Error::Io {
             action: "write",
             path: String::from_utf8_lossy(path).into_owned().into(),
             source,
         };
-        let Reply::File(fd) = self.perform(Op::File(path.to_vec()))? else {
-            return Err(io(std::io::Error::other("the authority gave no file")));
-        };
-        let mut file = std::fs::File::from(fd);
+        let file = self.new_file(path)?;
         let mut digester = Digester::new(Algorithm::Sha256);
-        loop {
-            let count = reader.content(&mut self.buffer)?;
-            if count == 0 {
-                break;
+        let is_sparse = segments.is_some();
+        let segments = segments.unwrap_or_else(|| vec![Segment { offset: 0, length: size }]);
+        let mut at = 0;
+        for segment in segments {
+            holes(&mut digester, segment.offset - at);
+            at = segment.offset;
+            let end = segment.offset + segment.length;
+            while at < end {
+                let found = reader.content(end - at)?;
+                digester.update(found);
+                file.write_all_at(found, at).map_err(io)?;
+                let count = found.len();
+                reader.consume(count);
+                at += count as u64;
             }
-            let chunk = self.buffer.get(..count).unwrap_or_default();
-            digester.update(chunk);
-            file.write_all(chunk).map_err(io)?;
+        }
+        holes(&mut digester, size - at);
+        if is_sparse {
+            file.set_len(size).map_err(io)?;
         }
         Ok(Kind::File { size, digest: digester.finish() })
     }
 
-    fn node(&mut self, path: &[u8], kind: u32, device: u64) -> Result<Kind> {
-        if self.authority.owners() == Owners::True {
-            self.perform(Op::Node(path.to_vec(), kind, device))?;
+    fn new_file(&self, path: &[u8]) -> Result<std::fs::File> {
+        match self.crew.now(&[Op::File(path.to_vec())])?.pop() {
+            Some(Reply::File(fd)) => Ok(fd.into()),
+            _ => Err(Error::Unsupported { what: "an authority that gives no files".to_owned() }),
+        }
+    }
+
+    fn node(&mut self, parent: &[u8], path: &[u8], kind: u32, device: u64, entry: &Entry) -> Result<()> {
+        let make = if self.authority.owners() == Owners::True {
+            Op::Node(path.to_vec(), kind, device)
         } else {
             // Nobody but root makes devices: an empty file keeps the place, the index keeps the truth.
-            self.perform(Op::File(path.to_vec()))?;
             self.degraded.push(Degradation {
                 path: String::from_utf8_lossy(path).into_owned(),
                 what: "device".to_owned(),
             });
-        }
-        Ok(if kind == CHARACTER_DEVICE { Kind::CharDevice(device) } else { Kind::BlockDevice(device) })
+            Op::File(path.to_vec())
+        };
+        self.crew.ops(parent, [make, self.stamp(path, entry)])
     }
 
     fn link(&mut self, path: Vec<u8>, target: &[u8]) -> Result<()> {
@@ -328,12 +441,13 @@ impl Unpacking<'_> {
             Kind::Hardlink { .. } | Kind::File { .. } => {
                 let target =
                     if let Kind::Hardlink { target } = &entry.kind { target.clone() } else { resolved };
-                self.perform(Op::Link(path.clone(), target.clone()))?;
+                self.links.push((path.clone(), target.clone()));
+                self.names.entry(target.clone()).or_default().insert(path.clone());
                 self.entries.insert(path, Entry { kind: Kind::Hardlink { target }, ..entry });
                 Ok(())
             }
             _ => {
-                self.perform(Op::Link(path.clone(), resolved))?;
+                self.links.push((path.clone(), resolved));
                 self.entries.insert(path, entry);
                 Ok(())
             }
@@ -342,14 +456,15 @@ impl Unpacking<'_> {
 
     /// A hard link to a file below: the layer gets a copy, as an overlay would make.
     fn copy_up(&mut self, path: Vec<u8>, target: &[u8]) -> Result<()> {
-        let Some((entry, layer)) = self.below.file(target) else {
+        let below = self.below.view()?;
+        let Some((entry, layer)) = below.file(target) else {
             return Err(Error::layer(&path, "a hard link to nothing"));
         };
         let Kind::File { size, .. } = entry.kind else {
             return Err(Error::layer(&path, "a hard link to something below that is no file"));
         };
         self.looked_up.insert(target.to_vec());
-        let source = match self.below.find(target) {
+        let source = match below.find(target) {
             Some((Entry { kind: Kind::Hardlink { target }, .. }, _)) => target.clone(),
             _ => target.to_vec(),
         };
@@ -360,10 +475,7 @@ impl Unpacking<'_> {
             path: String::from_utf8_lossy(&path).into_owned().into(),
             source,
         };
-        let Reply::File(fd) = self.perform(Op::File(path.clone()))? else {
-            return Err(io(std::io::Error::other("the authority gave no file")));
-        };
-        let copied = std::io::copy(&mut from, &mut std::fs::File::from(fd)).map_err(io)?;
+        let copied = std::io::copy(&mut from, &mut self.new_file(&path)?).map_err(io)?;
         if copied != size {
             return Err(Error::SizeMismatch {
                 what: String::from_utf8_lossy(&source).into_owned(),
@@ -371,12 +483,13 @@ impl Unpacking<'_> {
                 actual: copied,
             });
         }
-        self.stamp(&path, &entry)?;
+        self.crew.now(&[self.stamp(&path, &entry)])?;
         self.entries.insert(path, entry);
         Ok(())
     }
 
     fn finish(mut self, diff_id: DiffId) -> Result<Unpacked> {
+        self.settle()?;
         for path in std::mem::take(&mut self.opaque) {
             let missing = || Entry::new(Kind::Directory { opaque: true }, 0o755, 0, 0, (0, 0));
             let entry = self.entries.entry(path).or_insert_with(missing);
@@ -384,30 +497,43 @@ impl Unpacking<'_> {
                 entry.kind = Kind::Directory { opaque: true };
             }
         }
+        let mut last = Vec::new();
         for path in std::mem::take(&mut self.whiteouts) {
             match self.entries.get_mut(&path) {
                 // The layer has its own: only what is below goes.
                 Some(entry) if entry.is_directory() => entry.kind = Kind::Directory { opaque: true },
                 Some(_) => {}
                 None => {
-                    self.perform(Op::Node(path.clone(), CHARACTER_DEVICE, 0))?;
+                    last.push(Op::Node(path.clone(), CHARACTER_DEVICE, 0));
                     self.entries.insert(path, Entry::whiteout());
                 }
             }
         }
-        let directories: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(path, entry)| entry.is_directory() && !path.is_empty())
-            .rev()
-            .map(|(path, entry)| (path.clone(), entry.clone()))
-            .collect();
-        for (path, entry) in directories {
-            self.stamp(&path, &entry)?;
+        let directories = self.entries.iter().rev();
+        let directories = directories.filter(|(path, entry)| entry.is_directory() && !path.is_empty());
+        last.extend(directories.map(|(path, entry)| self.stamp(path, entry)));
+        self.crew.now(&last)?;
+        let findings = self.crew.findings()?;
+        let digests: BTreeMap<u32, Digest> = findings.digests.into_iter().collect();
+        for (path, number) in &self.numbers {
+            if let Some(Entry { kind: Kind::File { digest, .. }, .. }) = self.entries.get_mut(path)
+                && let Some(found) = digests.get(number)
+            {
+                *digest = *found;
+            }
         }
-        let allocated = self.entries.values().map(Entry::allocated).sum();
+        self.degraded.extend(findings.degraded);
+        let allocated = findings.blocks * 512;
         let index = Index { diff_id, packed: false, allocated, entries: self.entries };
         Ok(Unpacked { index, looked_up: self.looked_up, degraded: self.degraded })
+    }
+}
+
+fn holes(digester: &mut Digester, mut count: u64) {
+    while count > 0 {
+        let part = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
+        digester.update(ZEROS.get(..part).unwrap_or_default());
+        count -= part as u64;
     }
 }
 

@@ -92,8 +92,7 @@ impl Store {
             if let Some(known) = sizes.get(key.as_str()) {
                 return Ok(*known);
             }
-            let known =
-                self.find_layer(key)?.map_or((0, 0), |layer| (layer.index().size(), layer.index().allocated));
+            let known = self.layer_usage(key)?;
             sizes.insert(key.as_str().to_owned(), known);
             Ok(known)
         };
@@ -163,6 +162,12 @@ impl Store {
             usage.containers.push(ContainerUsage { record, size });
         }
         Ok(usage)
+    }
+
+    /// What a layer is said to be large, and what its files take on disk: from the head of its index.
+    pub(crate) fn layer_usage(&self, key: &crate::LayerKey) -> Result<(u64, u64)> {
+        let Some(summary) = self.layer_summary(key)? else { return Ok((0, 0)) };
+        Ok((summary.size, summary.allocated))
     }
 
     fn blob_size(&self, digest: &Digest) -> Result<u64> {

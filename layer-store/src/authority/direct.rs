@@ -1,5 +1,6 @@
 //! Work on trees in this process, relative to open directories.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,21 @@ const DEPTH_LIMIT: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub struct Direct {
     owners: Owners,
+    /// Who owns what this process makes.
+    ids: (u32, u32),
+}
+
+thread_local! {
+    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives this thread a umask of its own, which is 0: then a file can be made with its mode at once. For threads of
+/// this crate only.
+pub(crate) fn own_umask() {
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).is_ok() {
+        rustix::process::umask(Mode::empty());
+        OWN_UMASK.set(true);
+    }
 }
 
 impl Direct {
@@ -25,7 +41,8 @@ impl Direct {
     #[must_use]
     pub fn detect() -> Self {
         let owners = if rustix::process::geteuid().is_root() { Owners::True } else { Owners::Single };
-        Self { owners }
+        let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { owners, ids }
     }
 }
 
@@ -34,9 +51,9 @@ impl FileAuthority for Direct {
         let mut parents = Parents { root, last: None };
         let mut replies = Vec::with_capacity(batch.len());
         for (index, op) in batch.iter().enumerate() {
-            let reply = perform(&mut parents, op).map_err(|errno| BatchError {
+            let reply = perform(&mut parents, op, self.ids).map_err(|errno| BatchError {
                 index,
-                path: String::from_utf8_lossy(path_of(op)).into_owned(),
+                path: String::from_utf8_lossy(op.path()).into_owned(),
                 source: errno.into(),
             })?;
             replies.push(reply);
@@ -53,20 +70,6 @@ impl FileAuthority for Direct {
 
     fn owners(&self) -> Owners {
         self.owners
-    }
-}
-
-fn path_of(op: &Op) -> &[u8] {
-    match op {
-        Op::Directory(path)
-        | Op::File(path)
-        | Op::Symlink(path, _)
-        | Op::Link(path, _)
-        | Op::Node(path, ..)
-        | Op::Stamp(path, _)
-        | Op::Touch(path, ..)
-        | Op::Open(path)
-        | Op::Remove(path) => path,
     }
 }
 
@@ -116,7 +119,7 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> 
     }
 }
 
-fn perform(parents: &mut Parents<'_>, op: &Op) -> Result<Reply, Errno> {
+fn perform(parents: &mut Parents<'_>, op: &Op, ids: (u32, u32)) -> Result<Reply, Errno> {
     match op {
         Op::Directory(path) => {
             let (dir, name) = parents.of(path)?;
@@ -127,6 +130,7 @@ fn perform(parents: &mut Parents<'_>, op: &Op) -> Result<Reply, Errno> {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             return fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map(Reply::File);
         }
+        Op::Put(path, content, stamp) => return put(parents, path, content, stamp, ids),
         Op::Symlink(path, target) => {
             let (dir, name) = parents.of(path)?;
             fs::symlinkat(target.as_slice(), dir, name)?;
@@ -174,10 +178,55 @@ fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn touch(dir: BorrowedFd<'_>, name: &[u8], (seconds, nanoseconds): (i64, u32)) -> Result<(), Errno> {
+fn touch(dir: BorrowedFd<'_>, name: &[u8], mtime: (i64, u32)) -> Result<(), Errno> {
+    fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// As [`stamp`], through the open file and with as few calls as will do.
+fn put(
+    parents: &mut Parents<'_>,
+    path: &[u8],
+    content: &[u8],
+    stamp: &Stamp,
+    ids: (u32, u32),
+) -> Result<Reply, Errno> {
+    let (dir, name) = parents.of(path)?;
+    let mode = stamp.mode.unwrap_or(0o600) & 0o7777;
+    let owner = stamp.owner.filter(|owner| *owner != ids);
+    // Set-id bits only after the owner is right.
+    let at_once = OWN_UMASK.get() && owner.is_none() && mode & 0o7000 == 0;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = fs::openat(dir, name, flags, Mode::from_raw_mode(if at_once { mode } else { 0o600 }))?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let count = match rustix::io::write(&file, rest) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    if let Some((uid, gid)) = owner {
+        fs::fchown(&file, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?;
+    }
+    if !at_once {
+        fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    }
+    let mut without = Vec::new();
+    for (name, value) in &stamp.xattrs {
+        match fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => without.push(name.clone()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    fs::futimens(&file, &times(stamp.mtime))?;
+    let blocks = u64::try_from(fs::fstat(&file)?.st_blocks).unwrap_or(0);
+    Ok(Reply::Stamped { blocks, without })
 }
 
 /// Owner, then mode (chown clears setuid), then attributes (chown clears capabilities), then time.
@@ -204,7 +253,8 @@ fn stamp(parents: &mut Parents<'_>, path: &[u8], stamp: &Stamp) -> Result<Reply,
         }
     }
     touch(dir, name, stamp.mtime)?;
-    Ok(if without.is_empty() { Reply::Done } else { Reply::Without(without) })
+    let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Reply::Stamped { blocks: u64::try_from(stat.st_blocks).unwrap_or(0), without })
 }
 
 /// Opens `name` for reading, also when its mode forbids that to its owner, who is us.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use image_core::{Digest, Digester};
 
-use super::{Entry, Index, Kind};
+use super::{Entry, Index, Kind, Summary};
 
-const MAGIC: &[u8; 5] = b"CPIX\x01";
+const MAGIC: &[u8; 5] = b"CPIX\x02";
 const SUM: usize = 32;
+const HEAD_SUM: usize = 8;
 /// A path, link target or attribute longer than this is no longer one.
 const TEXT_LIMIT: u64 = 1 << 20;
 const XATTR_COUNT_LIMIT: u64 = 4_096;
@@ -17,8 +18,11 @@ pub(super) fn encode(index: &Index) -> Vec<u8> {
     out.extend_from_slice(MAGIC);
     out.push(u8::from(index.packed));
     text(&mut out, index.diff_id.to_string().as_bytes());
+    number(&mut out, index.size());
     number(&mut out, index.allocated);
     number(&mut out, index.entries.len() as u64);
+    let sum = Digest::sha256(&out);
+    out.extend_from_slice(sum.as_bytes().get(..HEAD_SUM).unwrap_or_default());
     for (path, entry) in &index.entries {
         text(&mut out, path);
         out.push(match entry.kind {
@@ -122,9 +126,34 @@ impl<'a> Reader<'a> {
     }
 
     fn digest(&mut self) -> Read<Digest> {
-        let hex = image_core::hex(self.take(SUM)?);
-        format!("sha256:{hex}").parse().map_err(|_| "a digest is malformed")
+        Digest::from_bytes(image_core::Algorithm::Sha256, self.take(SUM)?).ok_or("a digest is malformed")
     }
+}
+
+pub(super) fn summary(bytes: &[u8]) -> Read<Summary> {
+    head(&mut Reader(bytes), bytes)
+}
+
+fn head(reader: &mut Reader<'_>, whole: &[u8]) -> Read<Summary> {
+    if reader.take(MAGIC.len())? != MAGIC {
+        return Err("it is no index of a known version");
+    }
+    let packed = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return Err("it has unknown flags"),
+    };
+    let diff_id = std::str::from_utf8(reader.text()?)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or("its diff ID is malformed")?;
+    let (size, allocated, entries) = (reader.number()?, reader.number()?, reader.number()?);
+    let read = whole.len() - reader.0.len();
+    let sum = Digest::sha256(whole.get(..read).unwrap_or_default());
+    if sum.as_bytes().get(..HEAD_SUM) != Some(reader.take(HEAD_SUM)?) {
+        return Err("the checksum of its head is wrong");
+    }
+    Ok(Summary { diff_id, packed, size, allocated, entries })
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Read<Index> {
@@ -136,16 +165,7 @@ pub(super) fn decode(bytes: &[u8]) -> Read<Index> {
         return Err("its checksum is wrong");
     }
     let mut reader = Reader(body);
-    if reader.take(MAGIC.len())? != MAGIC {
-        return Err("it is no index of a known version");
-    }
-    let packed = reader.byte()? & 1 == 1;
-    let diff_id = std::str::from_utf8(reader.text()?)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or("its diff ID is malformed")?;
-    let allocated = reader.number()?;
-    let count = reader.number()?;
+    let Summary { diff_id, packed, allocated, entries: count, .. } = head(&mut reader, body)?;
     let mut entries: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
     for _ in 0..count {
         let path = reader.text()?.to_vec();
@@ -202,12 +222,13 @@ mod tests {
             entries.insert(path.to_vec(), entry);
         };
         put(b"a", Kind::Directory { opaque: true });
-        put(b"a/\xff", Kind::File { size: u64::MAX, digest });
+        put(b"a/\xff", Kind::File { size: u64::MAX - 7, digest });
         put(b"b", Kind::Symlink { target: b"/a".to_vec() });
         put(b"c", Kind::Hardlink { target: b"a/\xff".to_vec() });
         put(b"d", Kind::CharDevice(0x0103));
         put(b"e", Kind::Fifo);
         put(b"f", Kind::Whiteout);
+        put(b"g", Kind::File { size: 7, digest });
         Index { diff_id: DiffId::new(digest), packed: true, allocated: 4096, entries }
     }
 
@@ -224,6 +245,8 @@ mod tests {
             damaged[at] ^= 0x10;
             assert!(decode(&damaged).is_err(), "byte {at}");
             assert!(decode(&bytes[..at]).is_err(), "cut at {at}");
+            let head = summary(&damaged);
+            assert!(head.is_err() || head == summary(&bytes), "head, byte {at}");
         }
     }
 }
