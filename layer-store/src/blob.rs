@@ -187,7 +187,12 @@ impl Ingest {
     ///
     /// # Errors
     /// [`Error::SizeMismatch`], [`Error::DigestMismatch`].
-    pub fn finish(mut self) -> Result<Descriptor> {
+    pub fn finish(self) -> Result<Descriptor> {
+        self.finish_if(|_| true).map(|(descriptor, _)| descriptor)
+    }
+
+    /// As [`Self::finish`], but the blob is kept only if `wanted` says so of its digest.
+    pub(crate) fn finish_if(mut self, wanted: impl FnOnce(&Digest) -> bool) -> Result<(Descriptor, bool)> {
         let digester = std::mem::replace(&mut self.digester, Digester::new(image_core::Algorithm::Sha256));
         let digest = digester.finish();
         if let Some(expected) = &self.expected {
@@ -203,12 +208,16 @@ impl Ingest {
                 });
             }
         }
-        self.staging.rename(&self.name, &self.staging, &file_name(&digest))?;
-        self.done = true;
-        Ok(match self.expected.take() {
+        let kept = wanted(&digest);
+        if kept {
+            self.staging.rename(&self.name, &self.staging, &file_name(&digest))?;
+            self.done = true;
+        }
+        let descriptor = match self.expected.take() {
             Some(expected) => expected,
             None => Descriptor::new(self.media_type.clone(), digest, self.size),
-        })
+        };
+        Ok((descriptor, kept))
     }
 }
 

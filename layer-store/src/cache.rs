@@ -8,8 +8,8 @@
 use image_core::{Algorithm, Digest, Digester, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::json;
-use crate::error::{Error, Result};
+use crate::disk::{parse_record, record_bytes};
+use crate::error::Result;
 use crate::layer::LayerKey;
 use crate::store::Store;
 use crate::transaction::Transaction;
@@ -158,10 +158,7 @@ impl Transaction {
         let record: Option<CacheRecord> = match staged {
             Some(bytes) => {
                 let path = self.store().places.cache.at(&name);
-                Some(
-                    serde_json::from_slice(&bytes)
-                        .map_err(|error| Error::Damaged { path, reason: error.to_string() })?,
-                )
+                Some(parse_record(&bytes, &path)?)
             }
             None => self.store().places.cache.read_json(&name)?,
         };
@@ -184,7 +181,7 @@ impl Transaction {
     pub fn record_step(&self, slot: &str, record: &CacheRecord) -> Result<()> {
         let name = record.preimage.key().hex();
         let places = &self.store().places;
-        self.stage_cache_record(&name, &json(record, &places.cache.at(&name))?)?;
+        self.stage_cache_record(&name, &record_bytes(record, &places.cache.at(&name))?)?;
         self.touch_slot(slot, &record.preimage)
     }
 
@@ -194,7 +191,7 @@ impl Transaction {
     /// [`Error::Io`].
     pub fn touch_slot(&self, slot: &str, preimage: &Preimage) -> Result<()> {
         let name = slot_file(slot);
-        self.stage_slot(&name, &json(preimage, &self.store().places.slots.at(&name))?)
+        self.stage_slot(&name, &record_bytes(preimage, &self.store().places.slots.at(&name))?)
     }
 }
 

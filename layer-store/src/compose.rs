@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 
 use image_core::{Algorithm, DiffId, Digester, Timestamp};
 
@@ -66,11 +65,6 @@ impl Composer {
     fn perform(&self, op: Op) -> Result<Reply> {
         let authority = self.transaction.store().authority();
         let replies = authority.perform(self.tree.as_fd(), &[op]);
-        let failed = |error: crate::authority::BatchError| Error::Io {
-            action: "make",
-            path: error.path.into(),
-            source: error.source,
-        };
         Ok(replies.map_err(failed)?.into_iter().next().unwrap_or(Reply::Done))
     }
 
@@ -245,13 +239,10 @@ impl Composer {
             .filter(|(path, entry)| is_stamped(entry) && !path.is_empty())
             .map(|(path, entry)| Op::Stamp(path.clone(), entry.stamp(owned)))
             .collect();
-        let failed = |error: crate::authority::BatchError| Error::Io {
-            action: "stamp",
-            path: error.path.into(),
-            source: error.source,
-        };
-        authority.perform(self.tree.as_fd(), &batch).map_err(failed)?;
-        seal(&self.transaction, &self.work, &self.tree, self.entries)
+        let replies = authority.perform(self.tree.as_fd(), &batch).map_err(failed)?;
+        let blocks = |reply: &Reply| if let Reply::Stamped { blocks, .. } = reply { *blocks } else { 0 };
+        let allocated = replies.iter().map(blocks).sum::<u64>() * 512;
+        seal(&self.transaction, &self.work, &self.tree, self.entries, allocated, false)
     }
 }
 
@@ -263,19 +254,30 @@ pub(crate) fn clamp(entries: &mut BTreeMap<Vec<u8>, Entry>, latest: Option<Times
     }
 }
 
-/// Computes the diff ID of `entries` over `tree` and stages the layer in `work`.
+pub(crate) fn failed(error: crate::authority::BatchError) -> Error {
+    Error::Io { action: "make", path: error.path.into(), source: error.source }
+}
+
+/// Computes the diff ID of `entries` over `tree` and stages the layer in `work`. With `hash`, the digests of contents
+/// are computed as well.
 pub(crate) fn seal(
     transaction: &Transaction,
     work: &Dir,
     tree: &Dir,
-    entries: BTreeMap<Vec<u8>, Entry>,
+    mut entries: BTreeMap<Vec<u8>, Entry>,
+    allocated: u64,
+    hash: bool,
 ) -> Result<Layer> {
     let mut digester = Digester::new(Algorithm::Sha256);
     let authority = transaction.store().authority();
-    crate::pack::pack(&entries, tree.as_fd().as_fd(), authority, &mut digester)
+    let digests = crate::pack::pack(&entries, tree.as_fd(), authority, &mut digester, hash)
         .map_err(|source| Error::Io { action: "read", path: tree.path().to_owned(), source })?;
+    for (path, found) in digests {
+        if let Some(Entry { kind: Kind::File { digest, .. }, .. }) = entries.get_mut(&path) {
+            *digest = found;
+        }
+    }
     let diff_id = DiffId::new(digester.finish());
-    let allocated = entries.values().map(Entry::allocated).sum();
     let index = Index { diff_id, packed: true, allocated, entries };
     transaction.stage(work, LayerKey::new(&diff_id, None), index)
 }

@@ -1,25 +1,22 @@
 //! Compression of layers: decoding what others made, encoding what leaves the store.
 //!
-//! The encoder is pinned: `zlib-rs` of one exact version at one level, raw deflate in a gzip frame that we write
-//! ourselves. Its name goes into the record of every blob that it made, and its bytes have a known-answer test, so a
-//! changed encoder cannot change a manifest digest unnoticed.
+//! The encoder is pinned: `zlib-rs` of one exact version at one level, raw deflate in blocks of a fixed size in a gzip
+//! frame that we write ourselves (see [`gzip`]). Its name goes into the record of every blob that it made, and its
+//! bytes have a known-answer test, so a changed encoder cannot change a manifest digest unnoticed.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use image_core::Compression;
-use zlib_rs::{Deflate, DeflateFlush, Status};
 
-/// The name of the encoder, as it is recorded beside what it made.
-pub const GZIP_ENCODER: &str = "gzip/zlib-rs-0.6.8/level-6";
+mod gzip;
 
-const LEVEL: i32 = 6;
-/// The largest window: 32 KiB.
-const WINDOW_BITS: u8 = 15;
+pub use gzip::{GZIP_ENCODER, GzipWriter};
+
 const BUFFER: usize = 128 << 10;
-/// ID, deflate, no flags, no time, no extra flags, unknown system: nothing of the host gets in.
-const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// The level of our own zstd.
+pub(crate) const ZSTD_LEVEL: i32 = 3;
 /// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd --long` writes by default.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
@@ -56,6 +53,12 @@ pub fn sniff<R: Read>(source: R) -> io::Result<(Compression, BufReader<R>)> {
         _ => Compression::None,
     };
     Ok((compression, source))
+}
+
+/// The name of our zstd encoder, as it is recorded beside what it made: the library says its version.
+#[must_use]
+pub fn zstd_encoder() -> String {
+    format!("zstd/libzstd-{}/level-{ZSTD_LEVEL}", zstd::zstd_safe::version_string())
 }
 
 /// A stream to unpack, and how much of its compressed form was read.
@@ -104,81 +107,10 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Writes a gzip stream. [`Self::finish`] must be called.
-pub struct GzipWriter<W> {
-    inner: W,
-    deflate: Deflate,
-    buffer: Vec<u8>,
-    checksum: u32,
-    length: u32,
-}
-
-impl<W> std::fmt::Debug for GzipWriter<W> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GzipWriter").field("length", &self.length).finish_non_exhaustive()
-    }
-}
-
-impl<W: Write> GzipWriter<W> {
-    /// Starts a stream.
-    ///
-    /// # Errors
-    /// When `inner` does not take the header.
-    pub fn new(mut inner: W) -> io::Result<Self> {
-        inner.write_all(&GZIP_HEADER)?;
-        let deflate = Deflate::new(LEVEL, false, WINDOW_BITS);
-        Ok(Self { inner, deflate, buffer: vec![0; BUFFER], checksum: 0, length: 0 })
-    }
-
-    fn push(&mut self, mut data: &[u8], flush: DeflateFlush) -> io::Result<()> {
-        loop {
-            let (read, written) = (self.deflate.total_in(), self.deflate.total_out());
-            let status = self
-                .deflate
-                .compress(data, &mut self.buffer, flush)
-                .map_err(|error| io::Error::other(format!("deflate: {error:?}")))?;
-            let moved = |now: u64, then: u64| usize::try_from(now - then).unwrap_or(usize::MAX);
-            data = data.get(moved(self.deflate.total_in(), read)..).unwrap_or_default();
-            let made = moved(self.deflate.total_out(), written);
-            self.inner.write_all(self.buffer.get(..made).unwrap_or_default())?;
-            let done = match flush {
-                DeflateFlush::Finish => status == Status::StreamEnd,
-                _ => data.is_empty() && made < self.buffer.len(),
-            };
-            if done {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Ends the stream and gives the inner writer back.
-    ///
-    /// # Errors
-    /// When `inner` does not take the rest.
-    pub fn finish(mut self) -> io::Result<W> {
-        self.push(&[], DeflateFlush::Finish)?;
-        self.inner.write_all(&self.checksum.to_le_bytes())?;
-        self.inner.write_all(&self.length.to_le_bytes())?;
-        Ok(self.inner)
-    }
-}
-
-impl<W: Write> Write for GzipWriter<W> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.checksum = zlib_rs::crc32::crc32(self.checksum, data);
-        // The length is modulo 2^32 by definition (RFC 1952, ISIZE).
-        self.length = self.length.wrapping_add(u32::try_from(data.len() & 0xffff_ffff).unwrap_or(0));
-        self.push(data, DeflateFlush::NoFlush)?;
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use image_core::Digest;
 
     use super::*;
@@ -203,7 +135,37 @@ mod tests {
         );
     }
 
-    const KNOWN: &str = "sha256:26954f1e32333e7e0f89bd20362c741a7de6a75af7af4b4ccf2d4186133ff10b";
+    const KNOWN: &str = "sha256:12418de466d6d24a52f7fa4d3208c55863489fa4774b4ab1fc64a6a9ae930c53";
+
+    #[test]
+    fn bytes_do_not_depend_on_threads_or_on_the_sizes_of_writes() {
+        let text: Vec<u8> = sample().into_iter().cycle().take(5_000_000).collect();
+        let encode = |threads: usize, step: usize| {
+            let mut writer = GzipWriter::with_threads(Vec::new(), threads).unwrap();
+            for part in text.chunks(step) {
+                writer.write_all(part).unwrap();
+            }
+            Digest::sha256(&writer.finish().unwrap())
+        };
+        let first = encode(1, 5_000_000);
+        for (threads, step) in [(1, 777), (2, 100_000), (3, 262_144), (8, 262_143), (5, 1_000_000)] {
+            assert_eq!(encode(threads, step), first, "{threads} threads, {step} bytes");
+        }
+        let mut back = Vec::new();
+        let mut writer = GzipWriter::new(Vec::new()).unwrap();
+        writer.write_all(&text).unwrap();
+        let bytes = writer.finish().unwrap();
+        decoder(bytes.as_slice(), Compression::Gzip).unwrap().read_to_end(&mut back).unwrap();
+        assert!(back == text);
+    }
+
+    #[test]
+    fn an_empty_stream_is_a_stream() {
+        let bytes = GzipWriter::new(Vec::new()).unwrap().finish().unwrap();
+        let mut back = Vec::new();
+        decoder(bytes.as_slice(), Compression::Gzip).unwrap().read_to_end(&mut back).unwrap();
+        assert!(back.is_empty());
+    }
 
     #[test]
     fn all_members_are_read() {

@@ -267,6 +267,12 @@ impl Store {
         Ok(size)
     }
 
+    /// The bytes of the files that the container `id` wrote, and the bytes on disk of all that it has.
+    pub(crate) fn container_usage(&self, id: &str) -> Result<(u64, u64)> {
+        let disk = self.places.containers.dir(id).and_then(|dir| dir.disk_usage()).unwrap_or(0);
+        Ok((self.container_size(id)?, disk))
+    }
+
     /// The bytes of the files that the container `id` wrote.
     ///
     /// # Errors

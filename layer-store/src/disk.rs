@@ -174,6 +174,12 @@ impl Dir {
     /// The record `name`, parsed; `None` when it is not there.
     pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };
+        parse_record(&bytes, &self.at(name)).map(Some)
+    }
+
+    /// As [`Self::read_json`], for a file without a sum that others may read.
+    pub(crate) fn read_plain_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
         let damaged =
             |error: serde_json::Error| Error::Damaged { path: self.at(name), reason: error.to_string() };
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
@@ -216,12 +222,49 @@ impl Dir {
     }
 
     pub(crate) fn replace_json<T: serde::Serialize>(&self, name: &str, record: &T) -> Result<()> {
-        self.replace(name, &json(record, &self.at(name))?)
+        self.replace(name, &record_bytes(record, &self.at(name))?)
     }
 
     pub(crate) fn rename(&self, from: &str, to: &Self, name: &str) -> Result<()> {
         self.disk.change("rename", &to.at(name))?;
         fs::renameat(&*self.fd, from, &*to.fd, name).map_err(Error::io("rename", to.at(name)))
+    }
+
+    /// Puts `name` of this directory and `other` of `to` each in the other's place, at once.
+    pub(crate) fn exchange(&self, name: &str, to: &Self, other: &str) -> Result<()> {
+        self.disk.change("exchange", &to.at(other))?;
+        fs::renameat_with(&*self.fd, name, &*to.fd, other, fs::RenameFlags::EXCHANGE)
+            .map_err(Error::io("exchange", to.at(other)))
+    }
+
+    /// Type and permission bits of `name`, links not followed; `None` when it is not there.
+    pub(crate) fn mode(&self, name: &str) -> Result<Option<u32>> {
+        match fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_mode)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("stat", self.at(name))(errno)),
+        }
+    }
+
+    /// Bytes that `name` itself takes on disk, by blocks; 0 when it is not there.
+    pub(crate) fn allocated(&self, name: &str) -> u64 {
+        let stat = fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+    }
+
+    /// Bytes on disk of this directory and everything in it. What vanishes meanwhile counts nothing.
+    pub(crate) fn disk_usage(&self) -> Result<u64> {
+        crate::authority::direct::disk_usage(self.as_fd()).map_err(|source| Error::Io {
+            action: "measure",
+            path: self.path.to_path_buf(),
+            source,
+        })
+    }
+
+    pub(crate) fn chmod(&self, name: &str, mode: u32) -> Result<()> {
+        self.disk.change("chmod", &self.at(name))?;
+        fs::chmodat(&*self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(Error::io("chmod", self.at(name)))
     }
 
     /// Removes the file `name`; `false` when it was not there.
@@ -296,7 +339,27 @@ impl Dir {
     }
 }
 
-/// The bytes of a record.
+/// The bytes of a record: a line of JSON, then a line with the sha256 of the first, so that no flipped byte is lost
+/// on a reader.
+pub(crate) fn record_bytes<T: serde::Serialize>(record: &T, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = json(record, path)?;
+    let sum = image_core::Digest::sha256(&bytes);
+    bytes.extend_from_slice(format!("{sum}\n").as_bytes());
+    Ok(bytes)
+}
+
+/// Reads what [`record_bytes`] made.
+pub(crate) fn parse_record<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+    let (line, sum) = bytes.split_at(end);
+    if sum != format!("{}\n", image_core::Digest::sha256(line)).as_bytes() {
+        return Err(damaged("its checksum is wrong".to_owned()));
+    }
+    serde_json::from_slice(line).map_err(|error| damaged(error.to_string()))
+}
+
+/// A value as a line of JSON.
 pub(crate) fn json<T: serde::Serialize>(record: &T, path: &Path) -> Result<Vec<u8>> {
     let damaged =
         |error: image_core::JsonError| Error::Damaged { path: path.to_owned(), reason: error.to_string() };

@@ -59,7 +59,7 @@ impl Store {
             layers.extend(image.layers.iter().map(|layer| layer.key.to_string()));
             diff_ids.extend(image.layers.iter().map(|layer| *layer.diff_id.digest()));
             blobs.insert(image.config.digest);
-            blobs.extend(image.manifest.iter().chain(&image.blobs).map(|blob| blob.digest));
+            blobs.extend(image.manifest.iter().chain(image.kept_blobs()).map(|blob| blob.digest));
         }
         for container in self.containers()? {
             layers.extend(container.layers.iter().map(|layer| layer.key.to_string()));
@@ -95,11 +95,7 @@ impl Store {
             if digest.is_some_and(|digest| blobs.contains(&digest)) {
                 continue;
             }
-            let size = places
-                .blobs
-                .open(&name)?
-                .and_then(|file| file.metadata().ok())
-                .map_or(0, |meta| meta.len().next_multiple_of(4_096));
+            let size = places.blobs.allocated(&name);
             places.blobs.unlink(&name)?;
             collected.bytes += size;
             collected.blobs.extend(digest);
@@ -122,9 +118,15 @@ impl Store {
                 &format!("{}-{}", name.trim_start_matches('.'), unique()),
             )?;
         }
-        for place in
-            [&places.images, &places.refs, &places.cache, &places.slots, &places.encodings, &places.borrows]
-        {
+        for place in [
+            &places.images,
+            &places.refs,
+            &places.history,
+            &places.cache,
+            &places.slots,
+            &places.encodings,
+            &places.borrows,
+        ] {
             for name in place.all_names()?.into_iter().filter(|name| name.starts_with('.')) {
                 place.unlink(&name)?;
             }

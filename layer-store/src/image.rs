@@ -3,6 +3,7 @@
 //! ```text
 //!  images/<config digest>      what the image is: config, layers, manifest if one is fixed
 //!  refs/<sha256 of the name>   a name and the image that it points to
+//!  history/<the same>          what the name has pointed to, oldest first
 //! ```
 //!
 //! A name is looked up by its hash, so that finding one costs the same whatever the number of images.
@@ -29,6 +30,25 @@ pub struct ImageLayer {
     pub key: LayerKey,
 }
 
+/// What is kept of the compressed layers of an image beside their trees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Keep {
+    /// The blobs: pushed as they came, and the store can repair itself.
+    #[default]
+    Blob,
+    /// Nothing: it costs half the disk; pulling again is needed before it can be pushed, unless it was built here.
+    Discard,
+}
+
+impl Keep {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    const fn is_blob(&self) -> bool {
+        matches!(self, Self::Blob)
+    }
+}
+
 /// What the store knows of an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -43,6 +63,9 @@ pub struct ImageRecord {
     /// The blobs of the layers in that manifest, lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<Descriptor>,
+    /// What is kept of the blobs, so that it can be pushed again.
+    #[serde(default, skip_serializing_if = "Keep::is_blob")]
+    pub keep: Keep,
     /// When it was built or loaded on this host. Not part of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built: Option<Timestamp>,
@@ -57,7 +80,20 @@ impl ImageRecord {
     pub fn new(config: Descriptor, layers: &[Layer]) -> Self {
         let layers =
             layers.iter().map(|layer| ImageLayer { diff_id: layer.diff_id(), key: layer.key().clone() });
-        Self { config, layers: layers.collect(), manifest: None, blobs: Vec::new(), built: None, steps: 0 }
+        Self {
+            config,
+            layers: layers.collect(),
+            manifest: None,
+            blobs: Vec::new(),
+            keep: Keep::Blob,
+            built: None,
+            steps: 0,
+        }
+    }
+
+    /// The blobs of layers that this image keeps.
+    pub(crate) fn kept_blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.blobs.iter().filter(|_| self.keep == Keep::Blob)
     }
 
     /// The image ID.
@@ -66,6 +102,26 @@ impl ImageRecord {
         ImageId::new(self.config.digest)
     }
 }
+
+/// What a name has pointed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Past {
+    /// The image.
+    pub image: ImageId,
+    /// Since when, on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tagged: Option<Timestamp>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TagHistory {
+    pub(crate) name: Reference,
+    pub(crate) past: Vec<Past>,
+}
+
+/// How many images a name's history goes back.
+const HISTORY: usize = 100;
 
 /// A name in the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,7 +136,8 @@ pub struct Tag {
     pub tagged: Option<Timestamp>,
 }
 
-fn ref_file(name: &Reference) -> String {
+/// The name of the file of a name.
+pub(crate) fn ref_file(name: &Reference) -> String {
     Digest::sha256(name.canonical().as_bytes()).hex()
 }
 
@@ -143,6 +200,13 @@ impl Store {
         self.image(image)?;
         let name = name.with_default_tag();
         let before = self.find_tag(&name)?.map(|tag| tag.image);
+        if before != Some(*image) {
+            let mut past = self.tag_history(&name)?;
+            past.push(Past { image: *image, tagged: now });
+            past.drain(..past.len().saturating_sub(HISTORY));
+            let record = TagHistory { name: name.clone(), past };
+            self.places.history.replace_json(&ref_file(&name), &record)?;
+        }
         self.places.refs.replace_json(&ref_file(&name), &Tag { name, image: *image, tagged: now })?;
         Ok(before)
     }
@@ -153,6 +217,30 @@ impl Store {
     /// [`Error::Damaged`].
     pub fn find_tag(&self, name: &Reference) -> Result<Option<Tag>> {
         self.places.refs.read_json(&ref_file(&name.with_default_tag()))
+    }
+
+    /// What `name` has pointed to, oldest first, also before it was removed. Images in it may be gone.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn tag_history(&self, name: &Reference) -> Result<Vec<Past>> {
+        let record = self.places.history.read_json::<TagHistory>(&ref_file(&name.with_default_tag()))?;
+        Ok(record.map_or_else(Vec::new, |record| record.past))
+    }
+
+    /// Points the name in the file `file` to what its history says last; `false` when there is none.
+    pub(crate) fn mend_tag(&self, file: &str) -> Result<bool> {
+        let history = self.places.history.read_json::<TagHistory>(file).ok().flatten();
+        let Some((name, last)) = history.and_then(|mut history| Some((history.name, history.past.pop()?)))
+        else {
+            return Ok(false);
+        };
+        if ref_file(&name) != file || self.image(&last.image).is_err() {
+            return Ok(false);
+        }
+        let tag = Tag { name, image: last.image, tagged: last.tagged };
+        self.places.refs.replace_json(file, &tag)?;
+        Ok(true)
     }
 
     /// Removes `name`; `false` when it was not there.

@@ -107,17 +107,6 @@ impl Entry {
         Self::new(Kind::Whiteout, 0, 0, 0, (0, 0))
     }
 
-    /// Bytes that it takes on a disk of 4 KiB blocks.
-    pub(crate) fn allocated(&self) -> u64 {
-        match &self.kind {
-            Kind::File { size, .. } => size.next_multiple_of(4_096),
-            Kind::Directory { .. } => 4_096,
-            // A short target stands in the inode.
-            Kind::Symlink { target } if target.len() >= 60 => 4_096,
-            _ => 0,
-        }
-    }
-
     /// It is a directory.
     #[must_use]
     pub const fn is_directory(&self) -> bool {

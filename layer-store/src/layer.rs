@@ -42,6 +42,17 @@ impl LayerKey {
         Self(name.to_owned())
     }
 
+    /// The digest of the tar stream of the layer that is kept under it; `None` when the key is none of ours.
+    pub(crate) fn diff_id(&self) -> Option<DiffId> {
+        let plain = self.0.split('+').next().unwrap_or_default();
+        crate::gc::digest_of(plain).map(DiffId::new)
+    }
+
+    /// A layer with this diff ID may be kept under it.
+    pub(crate) fn is_of(&self, diff_id: &DiffId) -> bool {
+        self.diff_id().as_ref() == Some(diff_id)
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

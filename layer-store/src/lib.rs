@@ -10,6 +10,7 @@
 //!    encodings/<diff id>        which blobs encode the layer, made by which encoder
 //!    images/<config digest>     config, layers, manifest once fixed
 //!    refs/<sha256 of name>      name → image
+//!    history/<sha256 of name>   what the name has pointed to
 //!    cache/records/<key>        what a build step depended on and made       (see `cache`)
 //!         /slots/<hash>         what the same step depended on last time
 //!    containers/<id>/           record, log, snapshot                        (see `container`)
@@ -42,6 +43,7 @@ pub mod authority;
 mod blob;
 mod budget;
 mod cache;
+mod check;
 mod compose;
 mod compress;
 mod container;
@@ -55,6 +57,7 @@ mod layer;
 mod lease;
 mod lower;
 mod pack;
+mod repair;
 mod snapshot;
 mod store;
 mod tar_reader;
@@ -68,15 +71,18 @@ pub use archive::{Loaded, load, save};
 pub use blob::{Encoding, Ingest, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};
+pub use check::{Checked, Damage, Finding, Object};
 pub use compose::Composer;
-pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff};
+pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff, zstd_encoder};
 pub use container::{ContainerRecord, ContainerStatus, NewContainer, StoredContainer};
 pub use disk::{Disk, FaultPoint};
+pub use encode::Encoder;
 pub use error::{Error, Result};
 pub use gc::Collected;
-pub use image::{ImageLayer, ImageRecord, Tag};
+pub use image::{ImageLayer, ImageRecord, Keep, Past, Tag};
 pub use index::{Entry, Index, Kind, Summary};
 pub use layer::{Layer, LayerKey, chain_id};
+pub use repair::Repaired;
 pub use snapshot::{Snapshot, Upper};
 pub use store::{Store, StoreOptions};
 pub use tar_reader::list;

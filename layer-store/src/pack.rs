@@ -4,14 +4,17 @@
 //! path or link, a large number, a time with nanoseconds or before 1970, extended attributes. No user or group names.
 //! Whiteouts are written in OCI form. Source: POSIX.1-2024 `pax`; image-spec `layer.md`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use image_core::whiteout;
+use image_core::{Algorithm, Digest, Digester, whiteout};
 use tar::{EntryType, Header};
 
 use crate::authority::{FileAuthority, Op, Reply};
 use crate::index::{Entry, Kind};
+
+mod ahead;
 
 const BLOCK: usize = 512;
 const BUFFER: usize = 256 << 10;
@@ -19,37 +22,54 @@ const BUFFER: usize = 256 << 10;
 const OCTAL_7: u64 = 0o7_777_777;
 const OCTAL_11: u64 = 0o77_777_777_777;
 
-/// Writes `entries`, whose files are in the tree at `root`, to `out`.
+/// Writes `entries`, whose files are in the tree at `root`, to `out`. With `hash`, gives the digest of each content.
+///
+/// Other threads read ahead (see [`ahead`]); the bytes do not depend on how many.
 ///
 /// # Errors
 /// When a file cannot be read, is not as long as the index says, or `out` does not take the bytes.
-pub(crate) fn pack<'a, W: Write>(
-    entries: impl IntoIterator<Item = (&'a Vec<u8>, &'a Entry)>,
+pub(crate) fn pack<W: Write>(
+    entries: &BTreeMap<Vec<u8>, Entry>,
     root: BorrowedFd<'_>,
     authority: &dyn FileAuthority,
     out: &mut W,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    for (path, entry) in entries {
-        header(path, entry, out)?;
-        match &entry.kind {
-            Kind::File { size, .. } if *size > 0 => {
-                let mut file = open(authority, root, path)?;
-                copy(&mut file, *size, &mut buffer, out)?;
-            }
-            Kind::Directory { opaque: true } => {
-                let mut marker = path.clone();
-                if !marker.is_empty() {
-                    marker.push(b'/');
+    hash: bool,
+) -> io::Result<Vec<(Vec<u8>, Digest)>> {
+    let mut digests = Vec::new();
+    let plan = ahead::plan(entries);
+    ahead::run(&plan, root, authority, hash, |files| {
+        let mut buffer = Vec::new();
+        for (path, entry) in entries {
+            header(path, entry, out)?;
+            match &entry.kind {
+                Kind::File { size, .. } if *size > ahead::WHOLE => {
+                    buffer.resize(BUFFER, 0);
+                    let mut file = open(authority, root, path)?;
+                    let mut digester = hash.then(|| Digester::new(Algorithm::Sha256));
+                    copy(&mut file, *size, &mut buffer, out, digester.as_mut())?;
+                    digests.extend(digester.map(|digester| (path.clone(), digester.finish())));
                 }
-                marker.extend_from_slice(whiteout::OPAQUE);
-                let entry = Entry::new(Kind::Fifo, 0, 0, 0, (0, 0));
-                write_entry(&marker, &entry, EntryType::Regular, 0, &[], out)?;
+                Kind::File { size, .. } if *size > 0 => {
+                    let (content, digest) = files.next()?;
+                    out.write_all(&content)?;
+                    pad(*size, out)?;
+                    digests.extend(digest.map(|digest| (path.clone(), digest)));
+                }
+                Kind::Directory { opaque: true } => {
+                    let mut marker = path.clone();
+                    if !marker.is_empty() {
+                        marker.push(b'/');
+                    }
+                    marker.extend_from_slice(whiteout::OPAQUE);
+                    let entry = Entry::new(Kind::Fifo, 0, 0, 0, (0, 0));
+                    write_entry(&marker, &entry, EntryType::Regular, 0, &[], out)?;
+                }
+                _ => {}
             }
-            _ => {}
         }
-    }
-    out.write_all(&[0; 2 * BLOCK])
+        out.write_all(&[0; 2 * BLOCK])
+    })?;
+    Ok(digests)
 }
 
 pub(crate) fn open(
@@ -64,18 +84,29 @@ pub(crate) fn open(
     }
 }
 
-fn copy(file: &mut impl Read, size: u64, buffer: &mut [u8], out: &mut impl Write) -> io::Result<()> {
+fn too_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than its index says")
+}
+
+fn copy(
+    file: &mut impl Read,
+    size: u64,
+    buffer: &mut [u8],
+    out: &mut impl Write,
+    mut digester: Option<&mut Digester>,
+) -> io::Result<()> {
     let mut left = size;
     while left > 0 {
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let got = file.read(buffer.get_mut(..want).unwrap_or_default())?;
         if got == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file is shorter than its index says",
-            ));
+            return Err(too_short());
         }
-        out.write_all(buffer.get(..got).unwrap_or_default())?;
+        let chunk = buffer.get(..got).unwrap_or_default();
+        if let Some(digester) = &mut digester {
+            digester.update(chunk);
+        }
+        out.write_all(chunk)?;
         left -= got as u64;
     }
     pad(size, out)

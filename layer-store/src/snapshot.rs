@@ -4,13 +4,14 @@
 //! them (with `userxattr`) in the process's own mount namespace, so that nothing is left when it ends.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use image_core::{Algorithm, Digest, Digester, Timestamp};
+use image_core::{Digest, Digester, Timestamp};
 use rustix::fs::{self, FileType, Mode, OFlags};
 
 use crate::authority::{FileAuthority, Found, Op, Owners};
-use crate::compose::{clamp, seal};
+use crate::compose::{clamp, failed, seal};
 use crate::disk::Dir;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Kind, OPAQUE_XATTR, is_applied};
@@ -40,11 +41,6 @@ impl Upper {
             let stamp = entry.stamp(authority.owners() == Owners::True);
             let op =
                 Op::Stamp(TREE.as_bytes().to_vec(), crate::authority::Stamp { xattrs: Vec::new(), ..stamp });
-            let failed = |error: crate::authority::BatchError| Error::Io {
-                action: "stamp",
-                path: error.path.into(),
-                source: error.source,
-            };
             authority.perform(dir.as_fd(), &[op]).map_err(failed)?;
         }
         Ok(Self { dir, tree, work, layers: layers.to_vec() })
@@ -87,95 +83,103 @@ impl Upper {
         // A layer may be in a stack twice (two steps that did nothing); overlayfs takes a directory once. The topmost
         // has everything that the lower ones have, so those can go.
         let mut seen = std::collections::BTreeSet::new();
-        let fresh = self.layers.iter().rev().filter(|layer| seen.insert(layer.key().clone()));
+        let mut hidden = false;
+        let fresh = self.layers.iter().rev().filter(|layer| {
+            let shows = !hidden && seen.insert(layer.key().clone());
+            // Overlayfs knows no opaque root: what is below such a layer is left out.
+            hidden |= matches!(
+                layer.index().entries.get(b"".as_slice()),
+                Some(Entry { kind: Kind::Directory { opaque: true }, .. })
+            );
+            shows
+        });
         fresh.map(|layer| duplicate(layer.tree())).collect()
-    }
-
-    /// The entries that the process made or changed.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub(crate) fn changes(&self, authority: &dyn FileAuthority) -> Result<BTreeMap<Vec<u8>, Entry>> {
-        let found = authority.walk(self.tree.as_fd()).map_err(|source| Error::Io {
-            action: "read",
-            path: self.tree.path().to_owned(),
-            source,
-        })?;
-        let below = View::of(&self.layers);
-        let mut entries = BTreeMap::new();
-        let mut links: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let mut buffer = vec![0; BUFFER];
-        for found in found {
-            let Some(kind) = self.kind(&found, &mut links, authority, &mut buffer)? else { continue };
-            let (uid, gid) = owner(&found, &below, authority.owners());
-            let mut entry = match kind {
-                Kind::Whiteout => Entry::whiteout(),
-                kind => Entry::new(kind, found.mode & 0o7777, uid, gid, found.mtime),
-            };
-            if !matches!(entry.kind, Kind::Whiteout) {
-                entry.xattrs = found.xattrs.into_iter().filter(|(name, _)| is_applied(name)).collect();
-            }
-            if let Kind::Symlink { .. } = entry.kind {
-                // Linux shows 0777 for every link; so do we.
-                entry.mode = 0o777;
-            }
-            entries.insert(found.path, entry);
-        }
-        Ok(entries)
-    }
-
-    fn kind(
-        &self,
-        found: &Found,
-        links: &mut BTreeMap<u64, Vec<u8>>,
-        authority: &dyn FileAuthority,
-        buffer: &mut [u8],
-    ) -> Result<Option<Kind>> {
-        let fail = |source| Error::Io {
-            action: "read",
-            path: String::from_utf8_lossy(&found.path).into_owned().into(),
-            source,
-        };
-        let (inode, count) = found.inode;
-        let kind = FileType::from_raw_mode(found.mode);
-        if count > 1
-            && !matches!(kind, FileType::Directory)
-            && !(kind == FileType::CharacterDevice && found.rdev == 0)
-        {
-            if let Some(first) = links.get(&inode) {
-                return Ok(Some(Kind::Hardlink { target: first.clone() }));
-            }
-            links.insert(inode, found.path.clone());
-        }
-        Ok(Some(match kind {
-            FileType::Directory => {
-                let opaque = found.xattrs.iter().any(|(name, value)| name == OPAQUE_XATTR && value == b"y");
-                Kind::Directory { opaque }
-            }
-            FileType::RegularFile => {
-                let mut file = crate::pack::open(authority, self.tree.as_fd(), &found.path).map_err(fail)?;
-                let (size, digest) = sum(&mut file, buffer).map_err(fail)?;
-                Kind::File { size, digest }
-            }
-            FileType::Symlink => Kind::Symlink { target: found.target.clone() },
-            FileType::CharacterDevice if found.rdev == 0 => Kind::Whiteout,
-            FileType::CharacterDevice => Kind::CharDevice(found.rdev),
-            FileType::BlockDevice => Kind::BlockDevice(found.rdev),
-            FileType::Fifo => Kind::Fifo,
-            // A socket without its process means nothing; no archive holds one.
-            _ => return Ok(None),
-        }))
     }
 }
 
-fn sum(file: &mut impl std::io::Read, buffer: &mut [u8]) -> std::io::Result<(u64, Digest)> {
-    let mut digester = Digester::new(Algorithm::Sha256);
+/// The entries of a tree: what a process made or changed over `below`, and the blocks that they take in bytes. Digests
+/// of contents are left open.
+pub(crate) fn read_tree(
+    tree: &Dir,
+    below: &View,
+    authority: &dyn FileAuthority,
+) -> Result<(BTreeMap<Vec<u8>, Entry>, u64)> {
+    let found = authority.walk(tree.as_fd()).map_err(|source| Error::Io {
+        action: "read",
+        path: tree.path().to_owned(),
+        source,
+    })?;
+    let mut entries = BTreeMap::new();
+    let mut links: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut blocks = 0;
+    for found in found {
+        let Some(kind) = kind(&found, &mut links) else { continue };
+        let (uid, gid) = owner(&found, below, authority.owners());
+        let mut entry = match kind {
+            Kind::Whiteout => Entry::whiteout(),
+            kind => Entry::new(kind, found.mode & 0o7777, uid, gid, found.mtime),
+        };
+        if !matches!(entry.kind, Kind::Hardlink { .. }) {
+            blocks += found.blocks;
+        }
+        if !matches!(entry.kind, Kind::Whiteout) {
+            entry.xattrs = found.xattrs.into_iter().filter(|(name, _)| is_applied(name)).collect();
+        }
+        if let Kind::Symlink { .. } = entry.kind {
+            // Linux shows 0777 for every link; so do we.
+            entry.mode = 0o777;
+        }
+        entries.insert(found.path, entry);
+    }
+    Ok((entries, blocks * 512))
+}
+
+/// `None`: nothing that an archive holds.
+fn kind(found: &Found, links: &mut BTreeMap<u64, Vec<u8>>) -> Option<Kind> {
+    let (inode, count) = found.inode;
+    let kind = FileType::from_raw_mode(found.mode);
+    if count > 1 && kind == FileType::RegularFile {
+        if let Some(first) = links.get(&inode) {
+            return Some(Kind::Hardlink { target: first.clone() });
+        }
+        links.insert(inode, found.path.clone());
+    }
+    Some(match kind {
+        FileType::Directory => {
+            let opaque = found.xattrs.iter().any(|(name, value)| name == OPAQUE_XATTR && value == b"y");
+            Kind::Directory { opaque }
+        }
+        FileType::RegularFile => Kind::File { size: found.size, digest: Digest::sha256(b"") },
+        FileType::Symlink => Kind::Symlink { target: found.target.clone() },
+        FileType::CharacterDevice if found.rdev == 0 => Kind::Whiteout,
+        FileType::CharacterDevice => Kind::CharDevice(found.rdev),
+        FileType::BlockDevice => Kind::BlockDevice(found.rdev),
+        FileType::Fifo => Kind::Fifo,
+        // A socket without its process means nothing; no archive holds one.
+        _ => return None,
+    })
+}
+
+/// Hashes what is left of `file`; gives its bytes.
+pub(crate) fn digest_into(file: &mut impl Read, digester: &mut Digester) -> std::io::Result<u64> {
+    copy_into(file, &mut std::io::sink(), digester)
+}
+
+/// Copies and hashes what is left of `from`; gives its bytes.
+pub(crate) fn copy_into(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    digester: &mut Digester,
+) -> std::io::Result<u64> {
+    let mut buffer = vec![0; BUFFER];
     let mut size = 0;
     loop {
-        match file.read(buffer) {
-            Ok(0) => return Ok((size, digester.finish())),
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(size),
             Ok(count) => {
-                digester.update(buffer.get(..count).unwrap_or_default());
+                let chunk = buffer.get(..count).unwrap_or_default();
+                digester.update(chunk);
+                to.write_all(chunk)?;
                 size += count as u64;
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -240,7 +244,7 @@ impl Snapshot {
 
 fn commit(transaction: &Transaction, upper: &Upper, latest: Option<Timestamp>) -> Result<Layer> {
     let authority = transaction.store().authority();
-    let mut entries = upper.changes(authority)?;
+    let (mut entries, allocated) = read_tree(&upper.tree, &View::of(&upper.layers), authority)?;
     let before: BTreeMap<Vec<u8>, (i64, u32)> =
         entries.iter().map(|(path, entry)| (path.clone(), entry.mtime)).collect();
     clamp(&mut entries, latest);
@@ -254,14 +258,9 @@ fn commit(transaction: &Transaction, upper: &Upper, latest: Option<Timestamp>) -
         .filter(|(path, entry)| is_clamped(path, entry))
         .map(|(path, entry)| Op::Touch(path.clone(), entry.mtime.0, entry.mtime.1))
         .collect();
-    let failed = |error: crate::authority::BatchError| Error::Io {
-        action: "stamp",
-        path: error.path.into(),
-        source: error.source,
-    };
     authority.perform(upper.tree.as_fd(), &batch).map_err(failed)?;
     upper.dir.remove_tree(WORK)?;
-    seal(transaction, &upper.dir, &upper.tree, entries)
+    seal(transaction, &upper.dir, &upper.tree, entries, allocated, true)
 }
 
 impl Drop for Snapshot {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::{Direct, FileAuthority};
 use crate::budget::Budget;
-use crate::disk::{Dir, Disk};
+use crate::disk::{Dir, Disk, json};
 use crate::error::{Error, Result};
 use crate::index::Summary;
 use crate::layer::{Layer, LayerKey};
@@ -19,13 +19,19 @@ pub(crate) const GC_LOCK: &str = "gc.lock";
 /// The features that this version writes and knows. A store with another *incompatible* one is not opened.
 const KNOWN: [&str; 0] = [];
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
-struct Version {
+pub(crate) struct Version {
     format: u32,
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self { format: 1, compatible: Vec::new(), read_only_compatible: Vec::new(), incompatible: Vec::new() }
+    }
 }
 
 /// What can be chosen when a store is opened.
@@ -60,6 +66,7 @@ pub(crate) struct Places {
     pub(crate) encodings: Dir,
     pub(crate) images: Dir,
     pub(crate) refs: Dir,
+    pub(crate) history: Dir,
     pub(crate) cache: Dir,
     pub(crate) slots: Dir,
     pub(crate) containers: Dir,
@@ -91,17 +98,20 @@ impl Store {
     /// As [`Self::open`].
     pub fn open_with(path: &Path, options: StoreOptions) -> Result<Self> {
         let root = Dir::root(path, options.disk)?;
-        let version = match root.read_json::<Version>(VERSION)? {
+        let version = match root.read_plain_json::<Version>(VERSION)? {
             Some(version) => version,
             None => {
                 // The root holds setuid programs and secrets of images: nobody else looks in.
                 std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
                     .map_err(|source| Error::Io { action: "chmod", path: root.path().to_owned(), source })?;
-                let version = Version { format: 1, ..Version::default() };
-                root.replace_json(VERSION, &version)?;
-                version
+                write_version(&root)?;
+                Version::default()
             }
         };
+        if version.format != 1 {
+            let feature = format!("format {}", version.format);
+            return Err(Error::Incompatible { path: path.to_owned(), feature });
+        }
         if let Some(feature) = version.incompatible.iter().find(|feature| !KNOWN.contains(&feature.as_str()))
         {
             return Err(Error::Incompatible { path: path.to_owned(), feature: feature.clone() });
@@ -115,6 +125,7 @@ impl Store {
             encodings: place("encodings")?,
             images: place("images")?,
             refs: place("refs")?,
+            history: place("history")?,
             slots: cache.make_dir("slots", 0o700)?,
             cache: cache.make_dir("records", 0o700)?,
             containers: place("containers")?,
@@ -124,6 +135,10 @@ impl Store {
             root,
         };
         Ok(Self { places, authority: options.authority, budget: options.budget })
+    }
+
+    pub(crate) fn write_version(&self) -> Result<()> {
+        write_version(&self.places.root)
     }
 
     /// Where the store is.
@@ -169,4 +184,8 @@ impl Store {
     pub(crate) fn find_layer(&self, key: &LayerKey) -> Result<Option<Layer>> {
         Layer::load(&self.places.layers, key.as_str())
     }
+}
+
+fn write_version(root: &Dir) -> Result<()> {
+    root.replace(VERSION, &json(&Version::default(), &root.at(VERSION))?)
 }

@@ -174,7 +174,7 @@ impl<R: BufRead> TarReader<R> {
     fn long(&mut self, size: u64) -> Result<Vec<u8>> {
         let mut text = self.text(size)?;
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        let ended = end < text.len() || (self.padded && size % BLOCK as u64 != 0);
+        let ended = end < text.len() || (self.padded && !size.is_multiple_of(BLOCK as u64));
         let tail = text.split_off(end);
         if text.is_empty() || !ended || tail.iter().any(|byte| *byte != 0) {
             return Err(Error::layer(&text, "a malformed GNU long name"));

@@ -36,6 +36,9 @@ use crate::view::View;
 /// How many layers of one image are unpacked at the same time at most.
 const LAYERS_AT_ONCE: usize = 4;
 
+/// In what a file system gives room, in bytes.
+const BLOCK: u64 = 4_096;
+
 /// Work in progress. Shared between threads by cloning; the last clone that is dropped ends it.
 #[derive(Clone, Debug)]
 pub struct Transaction(Arc<Inner>);
@@ -334,6 +337,21 @@ impl Transaction {
         self.state().encodings.push((diff_id, encoding));
     }
 
+    /// The staging area.
+    pub(crate) fn staging(&self) -> &Dir {
+        &self.0.staging
+    }
+
+    /// Takes the staged layer `key` back as a plain directory of the staging area.
+    pub(crate) fn staged_dir(&self, key: &LayerKey) -> Result<Option<Dir>> {
+        if self.state().staged.remove(key).is_none() {
+            return Ok(None);
+        }
+        let name = format!("work-{}", unique());
+        self.0.layers.rename(key.as_str(), &self.0.staging, &name)?;
+        self.0.staging.dir(&name).map(Some)
+    }
+
     /// A fresh directory in the staging area.
     pub(crate) fn work(&self) -> Result<Dir> {
         self.0.staging.make_dir(&format!("work-{}", unique()), 0o700)
@@ -349,7 +367,7 @@ impl Transaction {
     }
 
     /// Makes `work`, with the tree in it, the staged layer `key`.
-    pub(crate) fn stage(&self, work: &Dir, key: LayerKey, index: Index) -> Result<Layer> {
+    pub(crate) fn stage(&self, work: &Dir, key: LayerKey, mut index: Index) -> Result<Layer> {
         let mut state = self.state();
         if let Some(layer) = state.staged.get(&key) {
             let layer = layer.clone();
@@ -357,6 +375,9 @@ impl Transaction {
             self.discard(work);
             return Ok(layer);
         }
+        // The tree's files are counted; its root, the layer's directory and the index itself come on top.
+        index.allocated += work.allocated(".") + work.allocated(TREE);
+        index.allocated += (index.encode().len() as u64).next_multiple_of(BLOCK);
         work.write(INDEX, &index.encode())?;
         let layer = Layer::open(key.clone(), index, work)?;
         let name = work.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -37,7 +37,7 @@ use pipe::Piped;
 const LINK_LIMIT: usize = 40;
 /// A file up to this size is made by the crew, as a whole.
 const WHOLE: u64 = 256 << 10;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 const CHARACTER_DEVICE: u32 = 0o020_000;
 const BLOCK_DEVICE: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;

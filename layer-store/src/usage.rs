@@ -45,11 +45,14 @@ pub struct CacheUsage {
 pub struct ContainerUsage {
     /// The container.
     pub record: ContainerRecord,
-    /// Bytes that it wrote.
+    /// Bytes of the files that it wrote.
     pub size: u64,
+    /// Bytes on disk of all that it has: what it wrote, its record and its log.
+    pub disk: u64,
 }
 
-/// What the store costs. Sizes are in bytes on disk, by blocks of 4 KiB, unless said otherwise.
+/// What the store costs. Sizes are in bytes on disk, by blocks, unless said otherwise; [`Self::total`] is what `du`
+/// says of the store.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -65,9 +68,22 @@ pub struct Usage {
     pub cache: Vec<CacheUsage>,
     /// Layers that only the cache needs, each once.
     pub cache_size: u64,
+    /// Layers and blobs that nothing needs: what the next gc frees.
+    pub unreferenced: u64,
+    /// Records, hints and the store's own directories.
+    pub records: u64,
+    /// Work in flight, and what is on its way out.
+    pub staging: u64,
 }
 
 impl Usage {
+    /// Everything together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let containers: u64 = self.containers.iter().map(|container| container.disk).sum();
+        self.images_size + self.cache_size + containers + self.unreferenced + self.records + self.staging
+    }
+
     /// Images with at least one container.
     #[must_use]
     pub fn active_images(&self) -> usize {
@@ -120,9 +136,9 @@ impl Store {
                     pinned.layers.insert(layer.key.as_str().to_owned(), allocated);
                 }
             }
-            let blobs = std::iter::once(&record.config).chain(&record.manifest).chain(&record.blobs);
+            let blobs = std::iter::once(&record.config).chain(&record.manifest).chain(record.kept_blobs());
             for blob in blobs {
-                let size = self.blob_size(&blob.digest)?;
+                let size = self.blob_size(&blob.digest);
                 needed.blobs.insert(blob.digest, size);
                 if count > 0 {
                     pinned.blobs.insert(blob.digest, size);
@@ -158,8 +174,41 @@ impl Store {
         usage.images_reclaimable = usage.images_size.saturating_sub(kept);
         usage.cache_size = only_cache.values().sum();
         for record in containers {
-            let size = self.container_size(&record.id)?;
-            usage.containers.push(ContainerUsage { record, size });
+            let (size, disk) = self.container_usage(&record.id)?;
+            usage.containers.push(ContainerUsage { record, size, disk });
+        }
+        // Layers of containers whose image is gone are needed, but by no image.
+        for name in self.places.layers.names()? {
+            if !needed.layers.contains_key(&name) && !only_cache.contains_key(&name) {
+                usage.unreferenced +=
+                    self.layer_usage(&crate::LayerKey::from_name(&name)).map_or(0, |known| known.1);
+            }
+        }
+        for name in self.places.blobs.names()? {
+            if crate::gc::digest_of(&name).is_none_or(|digest| !needed.blobs.contains_key(&digest)) {
+                usage.unreferenced += self.places.blobs.allocated(&name);
+            }
+        }
+        let places = &self.places;
+        for place in [
+            &places.borrows,
+            &places.encodings,
+            &places.images,
+            &places.refs,
+            &places.history,
+            &places.cache,
+            &places.slots,
+            &places.leases,
+        ] {
+            usage.records += place.allocated(".");
+            usage.records += place.all_names()?.iter().map(|name| place.allocated(name)).sum::<u64>();
+        }
+        for place in [&places.root, &places.blobs, &places.layers, &places.containers] {
+            usage.records += place.allocated(".");
+        }
+        usage.records += places.root.allocated("cache") + places.root.allocated(crate::store::VERSION);
+        for place in [&places.ingest, &places.trash] {
+            usage.staging += place.disk_usage()?;
         }
         Ok(usage)
     }
@@ -170,9 +219,8 @@ impl Store {
         Ok((summary.size, summary.allocated))
     }
 
-    fn blob_size(&self, digest: &Digest) -> Result<u64> {
-        let file = self.places.blobs.open(&file_name(digest))?;
-        Ok(file.and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len().next_multiple_of(4_096)))
+    fn blob_size(&self, digest: &Digest) -> u64 {
+        self.places.blobs.allocated(&file_name(digest))
     }
 }
 

@@ -323,28 +323,28 @@ fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// All attributes of `name`, sorted. A link or node is asked through `/proc`, by its descriptor.
+/// All attributes of `name`, sorted. It is one component under a directory that is held open, and is not followed.
 fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     if kind == FileType::Symlink {
         return Ok(Vec::new());
     }
-    let file = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let path = proc_path(&file);
-    let mut list = vec![0_u8; 1 << 10];
-    let length = loop {
-        match fs::listxattr(path.as_str(), list.as_mut_slice()) {
-            Ok(length) => break length,
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(Errno::RANGE) if list.len() < XATTR_LIMIT => list.resize(XATTR_LIMIT, 0),
-            Err(errno) => return Err(errno.into()),
+    let path = [proc_path(&dir).as_bytes(), b"/", name].concat();
+    let mut list = [0_u8; 1 << 10];
+    let mut long = Vec::new();
+    let list: &[u8] = match fs::llistxattr(path.as_slice(), &mut list[..]) {
+        Ok(length) => list.get(..length).unwrap_or_default(),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::RANGE) => {
+            long.resize(XATTR_LIMIT, 0);
+            let length = fs::llistxattr(path.as_slice(), long.as_mut_slice())?;
+            long.get(..length).unwrap_or_default()
         }
+        Err(errno) => return Err(errno.into()),
     };
     let mut found = Vec::new();
-    for name in
-        list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty())
-    {
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0_u8; XATTR_LIMIT];
-        match fs::getxattr(path.as_str(), name, value.as_mut_slice()) {
+        match fs::lgetxattr(path.as_slice(), name, value.as_mut_slice()) {
             Ok(length) => {
                 value.truncate(length);
                 found.push((name.to_vec(), value));
@@ -356,6 +356,35 @@ fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(V
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Bytes on disk of `dir` and everything below, each inode once.
+pub(crate) fn disk_usage(dir: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut seen = std::collections::BTreeSet::new();
+    let own = u64::try_from(fs::fstat(dir)?.st_blocks).unwrap_or(0);
+    Ok((own + blocks_below(dir, 0, &mut seen)?) * 512)
+}
+
+fn blocks_below(
+    dir: BorrowedFd<'_>,
+    depth: usize,
+    seen: &mut std::collections::BTreeSet<u64>,
+) -> io::Result<u64> {
+    if depth > DEPTH_LIMIT {
+        return Err(io::Error::other("the tree is too deep"));
+    }
+    let mut blocks = 0;
+    for name in names(dir)? {
+        let Ok(stat) = fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory || stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+            blocks += u64::try_from(stat.st_blocks).unwrap_or(0);
+        }
+        if is_directory && let Ok(inner) = open_for_reading(dir, &name) {
+            blocks += blocks_below(inner.as_fd(), depth + 1, seen)?;
+        }
+    }
+    Ok(blocks)
 }
 
 /// Removes `name` in `dir`, whatever it is. Not being there is fine.

@@ -625,13 +625,9 @@ fn owners_that_the_kernel_would_misread_are_refused() {
         }
     }
     let layer = yard.unpack_over(&[], &with("uid", "4294967294"));
-    if rustix_is_root() {
+    if crate::peers::is_root() {
         assert_eq!(layer.unwrap().index().entries[b"f".as_slice()].uid, u32::MAX - 1);
     }
-}
-
-fn rustix_is_root() -> bool {
-    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 #[test]

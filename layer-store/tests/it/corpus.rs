@@ -56,6 +56,9 @@ for name in sys.stdin:
         print(json.dumps(None))
 "#;
 
+/// Type, mode, owner, group, size, time, name, link.
+type Row = (String, u32, i64, i64, u64, i64, String, String);
+
 /// A Rust debug string of a string with only plain characters is the string in quotes; odd ones go through here.
 fn python(paths: &[String]) -> Vec<Listing> {
     let mut child = Command::new("python3")
@@ -74,8 +77,7 @@ fn python(paths: &[String]) -> Vec<Listing> {
         .unwrap()
         .lines()
         .map(|text| {
-            let rows: Option<Vec<(String, u32, i64, i64, u64, i64, String, String)>> =
-                serde_json::from_str(text).unwrap();
+            let rows: Option<Vec<Row>> = serde_json::from_str(text).unwrap();
             Some(
                 rows?
                     .into_iter()
@@ -283,7 +285,7 @@ const FIELDS: [(usize, usize, &[u8]); 44] = [
     (124, 12, b"00000000008\0"),
     (124, 12, b"\x80\0\0\0\0\0\0\0\0\0\0\x07"),
     (124, 12, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
-    (124, 12, b"\000000000007"),
+    (124, 12, b"\x0000000000007"),
     (100, 8, b"0100644\0"),
     (100, 8, b"\0\0\0\0\0\0\0\0"),
     (100, 8, b"    644\0"),
