@@ -14,28 +14,46 @@
 //! of later steps are still younger than those of earlier ones, which is what make and cargo look at.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dockerfile::{Compiler, Dockerfile, ImageRequest, Images, Options, Outcome, Plan};
 use image_core::{Platform, Reference, Timestamp};
+use layer_store::ImageRecord;
 
 use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventSink};
 use crate::process::Limits;
 
+mod archive;
+mod cache_mount;
+mod chmod;
 mod context;
 mod copy;
 mod exec;
+mod finish;
+mod git;
 mod glob;
+mod hashes;
+mod key;
+mod mount;
+mod secret;
+mod select;
 mod solve;
+mod source;
+mod step;
 mod tree;
 
 pub use context::Context;
+pub use key::{Cause, FileChange};
+pub use secret::Secret;
 
 /// The largest Dockerfile that is read, in bytes.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
+/// The largest file that ADD fetches, in bytes.
+const DOWNLOAD_LIMIT: u64 = 1 << 40;
 
 /// Which times an image carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +79,31 @@ pub struct Build {
     labels: BTreeMap<String, String>,
     timestamps: Timestamps,
     no_cache: bool,
+    no_cache_stages: std::collections::BTreeSet<String>,
     platform: Option<Platform>,
     limits: Limits,
+    contexts: BTreeMap<String, NamedContext>,
+    secrets: secret::Secrets,
+    hosts: Vec<(String, IpAddr)>,
+    hostname: Option<String>,
+    shm_size: Option<u64>,
+    rlimits: Vec<(runtime::oci_spec::runtime::PosixRlimitType, u64, u64)>,
+    no_network: bool,
+    pull: bool,
+    jobs: usize,
     events: EventSink,
+}
+
+/// What a name of `FROM`, `COPY --from` or `RUN --mount=from=` means, over images and stages of that name.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum NamedContext {
+    /// An image.
+    Image(Reference),
+    /// A directory, with its own `.dockerignore`.
+    Directory(Context),
+    /// A git repository, in any form that ADD takes.
+    Git(String),
 }
 
 impl std::fmt::Debug for Build {
@@ -84,7 +124,7 @@ pub struct StepReport {
     /// Its result was known.
     pub cached: bool,
     /// Why it was done again: the first part of what it depends on that differs, against the last time.
-    pub cause: Option<String>,
+    pub cause: Option<Cause>,
 }
 
 /// What a build made.
@@ -110,8 +150,18 @@ impl Engine {
             labels: BTreeMap::new(),
             timestamps: Timestamps::default(),
             no_cache: false,
+            no_cache_stages: std::collections::BTreeSet::new(),
             platform: None,
             limits: Limits::default(),
+            contexts: BTreeMap::new(),
+            secrets: secret::Secrets::default(),
+            hosts: Vec::new(),
+            hostname: None,
+            shm_size: None,
+            rlimits: Vec::new(),
+            no_network: false,
+            pull: false,
+            jobs: 0,
             events: crate::event::nowhere(),
         }
     }
@@ -167,6 +217,83 @@ impl Build {
         self
     }
 
+    /// Does every step of the stages of this name again.
+    pub fn no_cache_stage(mut self, stage: impl Into<String>) -> Self {
+        self.no_cache_stages.insert(stage.into());
+        self
+    }
+
+    /// What `name` means in FROM, `COPY --from` and mounts: an image's name, or any other.
+    pub fn context(mut self, name: impl Into<String>, context: NamedContext) -> Self {
+        let name = name.into();
+        // The name of an image is looked for in its short form, as docker's tools do.
+        let short = name.parse::<Reference>().ok().map(|reference| reference.familiar());
+        let name = short.map_or(name, |short| short.trim_end_matches(":latest").to_owned());
+        self.contexts.insert(name, context);
+        self
+    }
+
+    /// A secret for `RUN --mount=type=secret,id=…`. It reaches no layer, no config and no cache key.
+    pub fn secret(mut self, id: impl Into<String>, secret: Secret) -> Self {
+        self.secrets.insert(id.into(), secret);
+        self
+    }
+
+    /// The socket of an ssh agent for `RUN --mount=type=ssh`; the id of a mount that names none is `default`.
+    pub fn ssh(mut self, id: impl Into<String>, socket: impl Into<PathBuf>) -> Self {
+        self.secrets.insert_agent(id.into(), socket.into());
+        self
+    }
+
+    /// A line of `/etc/hosts` of every RUN. It is no part of a step's key.
+    pub fn add_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
+        self.hosts.push((name.into(), address));
+        self
+    }
+
+    /// The host name of every RUN; BuildKit's without.
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// The size of `/dev/shm` of every RUN, in bytes.
+    pub fn shm_size(mut self, bytes: u64) -> Self {
+        self.shm_size = Some(bytes);
+        self
+    }
+
+    /// A limit of every RUN's processes.
+    pub fn rlimit(mut self, kind: runtime::oci_spec::runtime::PosixRlimitType, soft: u64, hard: u64) -> Self {
+        self.rlimits.push((kind, soft, hard));
+        self
+    }
+
+    /// Gives a RUN that asks for no network of its own loopback alone, instead of the host's network.
+    pub fn no_network(mut self, yes: bool) -> Self {
+        self.no_network = yes;
+        self
+    }
+
+    /// Asks the registry for base images that are in the store too.
+    pub fn pull(mut self, yes: bool) -> Self {
+        self.pull = yes;
+        self
+    }
+
+    /// How many steps work at once; by default as many as there are processors. It changes no image.
+    pub fn parallel(mut self, steps: usize) -> Self {
+        self.jobs = steps;
+        self
+    }
+
+    fn jobs(&self) -> usize {
+        match self.jobs {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            jobs => jobs.min(1_024),
+        }
+    }
+
     /// What the image is for; the engine's platform without.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
@@ -196,25 +323,49 @@ impl Build {
     /// Dropping the future kills what runs and leaves nothing but the cache of finished builds.
     pub async fn run(self) -> Result<Built> {
         let path = self.file();
-        let text = read(&path)?;
+        let text = read(&path, DOCKERFILE_LIMIT)?;
         let parsed = Dockerfile::parse(&text).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;
-        let plan = self.compile(&parsed).await?;
+        let plan = self.compile(&parsed, &path).await?;
         for warning in &plan.warnings {
             (self.events)(&Event::Warning {
                 text: format!("{}: {} (line {})", warning.rule, warning.message, warning.lines.first),
             });
         }
-        solve::solve(&self, &plan, &path).await
+        solve::solve(&self, plan, Some(path)).await
     }
 
-    async fn compile(&self, parsed: &Dockerfile) -> Result<Plan> {
+    fn options(&self, dockerfile: &Path) -> Result<Options> {
         let mut options =
             Options::new(self.platform.clone().unwrap_or_else(|| self.engine.platform().clone()));
         options.build_platform = self.engine.platform().clone();
         options.target.clone_from(&self.target);
         options.build_args.clone_from(&self.args);
         options.labels.clone_from(&self.labels);
-        let compiler = Compiler::new(parsed, options);
+        options.hostname.clone_from(&self.hostname);
+        options.extra_hosts.clone_from(&self.hosts);
+        options.shm_size = self.shm_size;
+        options.ignore_file = self.context.ignore_text(Some(dockerfile))?;
+        if self.no_network {
+            options.network = dockerfile::plan::Network::None;
+        }
+        options.no_cache = match (self.no_cache, self.no_cache_stages.is_empty()) {
+            (true, _) => dockerfile::NoCache::All,
+            (false, true) => dockerfile::NoCache::No,
+            (false, false) => dockerfile::NoCache::Stages(self.no_cache_stages.clone()),
+        };
+        for (name, context) in &self.contexts {
+            let context = match context {
+                NamedContext::Image(reference) => dockerfile::NamedContext::Image(reference.clone()),
+                NamedContext::Directory(_) => dockerfile::NamedContext::Directory,
+                NamedContext::Git(url) => dockerfile::NamedContext::Git(url.clone()),
+            };
+            options.contexts.insert(name.clone(), context);
+        }
+        Ok(options)
+    }
+
+    async fn compile(&self, parsed: &Dockerfile, path: &Path) -> Result<Plan> {
+        let compiler = Compiler::new(parsed, self.options(path)?);
         let mut images = Images::new();
         loop {
             let outcome = compiler.compile(&images).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;
@@ -233,24 +384,29 @@ impl Build {
 
     /// The image that a FROM means: in the store, or pulled.
     async fn base(&self, request: &ImageRequest) -> Result<Image> {
-        if let Some(tag) = self.engine.store().find_tag(&request.reference)? {
+        if !self.pull
+            && let Some(tag) = self.engine.store().find_tag(&request.reference)?
+        {
             return self.engine.load(self.engine.store().image(&tag.image)?);
         }
         Ok(self.engine.pull(&request.reference, &self.events).await?.image)
     }
+
+    /// The image that [`Self::base`] found for a reference of the plan.
+    fn pinned(&self, reference: &Reference, _platform: &Platform) -> Result<ImageRecord> {
+        let tag = self.engine.store().find_tag(reference)?;
+        let tag = tag.ok_or_else(|| Error::unsupported("an image that went away during the build"))?;
+        Ok(self.engine.store().image(&tag.image)?)
+    }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     use std::io::Read;
     let fail = |source| Error::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .map_err(fail)?
-        .take(DOCKERFILE_LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
-    if bytes.len() as u64 > DOCKERFILE_LIMIT {
-        return Err(fail(std::io::Error::other("the Dockerfile is too large")));
+    std::fs::File::open(path).map_err(fail)?.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > limit {
+        return Err(fail(std::io::Error::other(format!("it is larger than {limit} bytes"))));
     }
     Ok(bytes)
 }

@@ -204,8 +204,10 @@ impl Container {
             hostname: id.chars().take(12).collect(),
             hosts: Vec::new(),
             network: self.network.clone(),
-            tmpfs: Vec::new(),
             limits: self.limits,
+            places: Vec::new(),
+            shm_size: None,
+            rlimits: Vec::new(),
         };
         let sink = |stream: Stream, bytes: &[u8]| {
             write_log(&log, stream, bytes, self.engine.now());

@@ -1,12 +1,13 @@
 //! The handle that a program holds: a store, a registry client and a runtime.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use image_core::{Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
-use layer_store::{Collected, ImageRecord, Store, Usage, View};
+use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
+use layer_store::{Collected, ImageRecord, Store, Transaction, Usage, View};
 use registry_client::Client;
 use runtime::{Runtime, UserMapping};
 
@@ -74,6 +75,10 @@ struct Inner {
     clock: Clock,
     platform: Platform,
     mapping: Option<UserMapping>,
+    /// What running builds share: a step that one of them made is there for the others at once.
+    transaction: Mutex<Weak<Transaction>>,
+    /// Steps that are being made, by key.
+    steps: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl fmt::Debug for Engine {
@@ -133,6 +138,8 @@ impl Engine {
                 clock: options.clock,
                 platform: options.platform,
                 mapping,
+                transaction: Mutex::default(),
+                steps: Mutex::default(),
             };
             crate::process::prepare_stubs(&inner.state)?;
             Ok(Self(Arc::new(inner)))
@@ -170,6 +177,29 @@ impl Engine {
 
     pub(crate) fn mapping(&self) -> Option<&UserMapping> {
         self.0.mapping.as_ref()
+    }
+
+    /// The transaction that all builds of this engine which run now share.
+    pub(crate) fn transaction(&self) -> Result<Arc<Transaction>> {
+        let mut shared = self.0.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(transaction) = shared.upgrade() {
+            return Ok(transaction);
+        }
+        let transaction = Arc::new(self.0.store.begin()?);
+        *shared = Arc::downgrade(&transaction);
+        Ok(transaction)
+    }
+
+    /// Whoever holds it makes the step with this key; others wait and find it made.
+    pub(crate) fn alone(&self, key: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut steps = self.0.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = steps.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        steps.insert(key, Arc::downgrade(&lock));
+        lock
     }
 
     /// Now, by the engine's clock.

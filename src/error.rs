@@ -79,7 +79,7 @@ pub enum Error {
         platform: String,
     },
     /// A user or group has no entry in the image.
-    #[error("unable to find {kind} {name}: no matching entries in {kind} file", kind = .kind)]
+    #[error("unable to find {kind} {name}: no matching entries in {} file", if *.kind == "user" { "passwd" } else { .kind })]
     NoSuchUser {
         /// `user` or `group`.
         kind: &'static str,
@@ -89,6 +89,14 @@ pub enum Error {
     /// There is nothing to run.
     #[error("no command specified")]
     NoCommand,
+    /// A program of the host that a source needs is not there.
+    #[error("{needed_for} need {program}, which is not there")]
+    ProgramMissing {
+        /// The program.
+        program: &'static str,
+        /// What it is needed for.
+        needed_for: &'static str,
+    },
     /// Something that this version does not do.
     #[error("not supported yet: {what}")]
     Unsupported {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use image_core::Digest;
 
+use crate::build::Cause;
+
 /// A stream of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -42,7 +44,7 @@ pub enum Event {
         /// Nothing had to be done.
         cached: bool,
         /// Why it had to be done.
-        cause: Option<String>,
+        cause: Option<Cause>,
         /// How long it took.
         took: Duration,
     },

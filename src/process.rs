@@ -61,8 +61,33 @@ pub(crate) struct Request {
     pub(crate) hostname: String,
     pub(crate) hosts: Vec<(String, std::net::IpAddr)>,
     pub(crate) network: Network,
-    pub(crate) tmpfs: Vec<String>,
     pub(crate) limits: Limits,
+    pub(crate) places: Vec<Place>,
+    /// Size of `/dev/shm` in bytes.
+    pub(crate) shm_size: Option<u64>,
+    /// Limits of the process: kind, soft, hard.
+    pub(crate) rlimits: Vec<(runtime::oci_spec::runtime::PosixRlimitType, u64, u64)>,
+}
+
+/// Something that is mounted below the root.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Absolute path in the container.
+    pub(crate) target: String,
+    pub(crate) show: Show,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub(crate) enum Show {
+    /// Memory of at most this many bytes.
+    Memory { size: Option<u64> },
+    /// A file or socket of the host.
+    File { path: PathBuf, read_only: bool },
+    /// A directory of the host.
+    Directory { directory: OwnedFd, read_only: bool },
+    /// Directories over one another, topmost first, with one that takes writes and one to work in.
+    Overlay { lower: Vec<OwnedFd>, upper: Option<(OwnedFd, OwnedFd)> },
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -153,7 +178,7 @@ pub(crate) async fn run(
     engine: &Engine,
     id: &str,
     upper: &Upper,
-    request: Request,
+    mut request: Request,
     stdin: bool,
     sink: &(dyn Fn(Stream, &[u8]) + Sync),
 ) -> Result<i32> {
@@ -161,7 +186,23 @@ pub(crate) async fn run(
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
     let rootfs = rootfs(engine, upper)?;
-    let spec = spec(engine, &provided, request)?;
+    let mut options = CreateOptions::default().kill_on_drop(true);
+    let mut mounts = Vec::new();
+    for place in std::mem::take(&mut request.places) {
+        let target = place.target;
+        match place.show {
+            Show::Directory { directory, read_only } => {
+                options = options.tree(target, Rootfs::Fd(directory), read_only);
+            }
+            Show::Overlay { lower, upper } => {
+                let read_only = upper.is_none();
+                let (upper, work) = upper.unzip();
+                options = options.tree(target, Rootfs::Overlay { lower, upper, work }, read_only);
+            }
+            show => mounts.push((target, show)),
+        }
+    }
+    let spec = spec(engine, &provided, request, mounts)?;
     let name: ContainerId = id.parse().map_err(Error::from)?;
     let runtime = engine.runtime().clone();
     let running = blocking(move || {
@@ -169,8 +210,7 @@ pub(crate) async fn run(
         if stdin {
             io = io.stdin(runtime::Stdio::Inherit);
         }
-        let created =
-            runtime.create_with(&name, &spec, rootfs, io, &CreateOptions::default().kill_on_drop(true))?;
+        let created = runtime.create_with(&name, &spec, rootfs, io, &options)?;
         Ok(created.start()?)
     })
     .await?;
@@ -194,7 +234,12 @@ fn rootfs(engine: &Engine, upper: &Upper) -> Result<Rootfs> {
     Ok(Rootfs::Overlay { lower, upper: Some(upper.upper()?), work: Some(upper.work()?) })
 }
 
-fn spec(engine: &Engine, provided: &Provided, request: Request) -> Result<runtime::oci_spec::runtime::Spec> {
+fn spec(
+    engine: &Engine,
+    provided: &Provided,
+    request: Request,
+    mounts: Vec<(String, Show)>,
+) -> Result<runtime::oci_spec::runtime::Spec> {
     let mut env = request.env;
     let has = |env: &[String], name: &str| env.iter().any(|entry| entry.split('=').next() == Some(name));
     if !has(&env, "PATH") {
@@ -219,8 +264,23 @@ fn spec(engine: &Engine, provided: &Provided, request: Request) -> Result<runtim
     for file in ["resolv.conf", "hosts", "hostname"] {
         builder = builder.mount_bind(provided.directory.join(file), Path::new("/etc").join(file), false);
     }
-    for target in request.tmpfs {
-        builder = builder.mount_tmpfs(target, ["nosuid", "nodev", "mode=1777"]);
+    if let Some(size) = request.shm_size {
+        builder = builder
+            .mount_tmpfs("/dev/shm", ["noexec".to_owned(), "mode=1777".to_owned(), format!("size={size}")]);
+    }
+    for (kind, soft, hard) in request.rlimits {
+        builder = builder.rlimit(kind, soft, hard);
+    }
+    for (target, show) in mounts {
+        builder = match show {
+            Show::Memory { size } => {
+                let size = size.map(|size| format!("size={size}"));
+                builder.mount_tmpfs(target, ["mode=1777".to_owned()].into_iter().chain(size))
+            }
+            Show::File { path, read_only } => builder.mount_bind(path, target, read_only),
+            // Those became trees.
+            Show::Directory { .. } | Show::Overlay { .. } => builder,
+        };
     }
     if let Some(mapping) = engine.mapping() {
         builder = builder.user_mapping(mapping.clone());

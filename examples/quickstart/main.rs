@@ -131,7 +131,11 @@ async fn walk() -> Outcome {
     std::fs::write(context.join("greeting.txt"), "good morning\n")?;
     let changed = build(&engine, &context, &base_name).await?;
     for step in changed.steps.iter().filter(|step| !step.cached) {
-        println!("rebuilt {}: {}", step.name, step.cause.as_deref().unwrap_or_default());
+        println!(
+            "rebuilt {}: {}",
+            step.name,
+            step.cause.as_ref().map(ToString::to_string).unwrap_or_default()
+        );
     }
     walk.part("rebuild, one file changed");
 

@@ -277,6 +277,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// What was downloaded cannot be kept.
+    #[error("cannot keep the answer to {request}")]
+    DownloadWrite {
+        /// The request.
+        request: RequestLine,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The caller's blob sink failed.
     #[error("cannot write blob {digest}")]
     BlobWrite {

@@ -47,6 +47,7 @@ mod auth;
 mod blob;
 mod client;
 pub mod credential;
+mod download;
 mod endpoint;
 mod engine;
 mod error;
@@ -66,6 +67,7 @@ pub mod server;
 
 pub use blob::{BlobPush, BlobStream, PushOptions};
 pub use client::{Client, ClientBuilder};
+pub use download::Download;
 pub use error::{Answer, Error, RegistryError, RequestLine, Result, TransportFailure};
 pub use event::{Direction, Event, EventSink};
 pub use image::PushReport;

@@ -1,12 +1,13 @@
 //! RUN: a process over a snapshot.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use dockerfile::plan::{Exec, MountKind, Security, Step};
+use dockerfile::plan::{Exec, Security, Step};
 use image_core::Timestamp;
-use layer_store::{Layer, Transaction, View};
+use layer_store::{Layer, View};
 
-use super::Build;
+use super::mount;
+use super::solve::Solver;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::process::{self, Request};
@@ -19,23 +20,27 @@ const LOG_LIMIT: usize = 1 << 20;
 const HOSTNAME: &str = "buildkitsandbox";
 
 pub(super) async fn perform(
-    build: &Build,
+    solver: &Arc<Solver>,
     number: usize,
     step: &Step,
     exec: &Exec,
-    work: &Transaction,
     below: &[Layer],
     (epoch, time): (Timestamp, Timestamp),
 ) -> Result<Layer> {
+    let (build, work) = (&solver.build, &solver.work);
     check(exec)?;
     let view = View::of(below);
     let user = user::resolve(&exec.user, &view, work.store().authority())?;
+    let mut mounts = {
+        let (solver, exec) = (solver.clone(), exec.clone());
+        blocking(move || mount::prepare(&solver, &exec)).await?
+    };
     let mut env = exec.env.to_strings();
     env.extend(exec.proxy.iter().map(|(name, value)| format!("{name}={value}")));
+    env.append(&mut mounts.env);
     if exec.env.get("SOURCE_DATE_EPOCH").is_none() {
         env.push(format!("SOURCE_DATE_EPOCH={}", epoch.seconds()));
     }
-    let tmpfs = exec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Tmpfs { .. }));
     let request = Request {
         argv: exec.args.clone(),
         env,
@@ -48,7 +53,9 @@ pub(super) async fn perform(
             _ => runtime::Network::Host,
         },
         limits: build.limits,
-        tmpfs: tmpfs.map(|mount| mount.target.clone()).collect(),
+        places: std::mem::take(&mut mounts.places),
+        shm_size: exec.shm_size,
+        rlimits: build.rlimits.clone(),
     };
     let snapshot = work.snapshot(below)?;
     let id = process::fresh_id("step", snapshot.upper()?);
@@ -62,6 +69,7 @@ pub(super) async fn perform(
         (build.events)(&Event::Output { number, stream, bytes: bytes.to_vec() });
     };
     let code = process::run(&build.engine, &id, snapshot.upper()?, request, false, &sink).await?;
+    drop(mounts);
     if code != 0 {
         let log = log.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         return Err(Error::StepFailed {
@@ -82,21 +90,6 @@ fn check(exec: &Exec) -> Result<()> {
     }
     if !exec.devices.is_empty() {
         return Err(Error::unsupported("RUN --device"));
-    }
-    if exec.shm_size.is_some() {
-        return Err(Error::unsupported("a size of /dev/shm"));
-    }
-    for mount in &exec.mounts {
-        let name = match &mount.kind {
-            MountKind::Tmpfs { size: None } => continue,
-            MountKind::Tmpfs { .. } => "tmpfs with a size",
-            MountKind::Bind { .. } => "bind",
-            MountKind::Cache { .. } => "cache",
-            MountKind::Secret { .. } => "secret",
-            MountKind::Ssh { .. } => "ssh",
-            _ => "a script in a heredoc with its own interpreter",
-        };
-        return Err(Error::unsupported(format!("RUN --mount: {name}")));
     }
     Ok(())
 }

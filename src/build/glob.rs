@@ -7,14 +7,23 @@ pub(super) fn is_pattern(pattern: &[u8]) -> bool {
     pattern.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
 }
 
-/// The paths of `tree` that match `pattern`, sorted. A `*` does not cross a slash.
+/// The paths of `tree` that match `pattern`, sorted. A `*` does not cross a slash. Links are followed in the part
+/// before the first wildcard, not in what matches.
 pub(super) fn expand(tree: &Tree, pattern: &[u8]) -> Vec<Vec<u8>> {
-    let wanted: Vec<&[u8]> = components(pattern).collect();
+    let all: Vec<&[u8]> = components(pattern).collect();
+    let plain = all.iter().take_while(|name| !is_pattern(name)).count();
+    let (plain, wanted) = all.split_at(plain);
+    let Some(base) = tree.resolve(&plain.join(&b'/')) else { return Vec::new() };
+    let prefix = plain.join(&b'/');
     let is_match = |path: &&Vec<u8>| {
         let names: Vec<&[u8]> = components(path).collect();
         names.len() == wanted.len() && wanted.iter().zip(&names).all(|(pattern, name)| matches(pattern, name))
     };
-    tree.nodes.keys().filter(is_match).cloned().collect()
+    let below: Vec<Vec<u8>> = tree.below(&base).into_iter().map(|(path, _)| path).collect();
+    let join = |path: &Vec<u8>| {
+        if prefix.is_empty() { path.clone() } else { [&prefix, path.as_slice()].join(&b'/') }
+    };
+    below.iter().filter(is_match).map(join).collect()
 }
 
 /// Whether `name` matches `pattern`. Linear in the name for each star: no exponential case.

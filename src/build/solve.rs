@@ -1,16 +1,24 @@
-//! Walks a plan: finds each step's result or makes it, then makes the image.
+//! Walks a plan: finds each step's result or makes it, as many at once as may be, then makes the image.
+//!
+//! A step waits for the steps that it reads, for nothing else. What is made does not depend on the order: times come
+//! from a step's place in the file, keys from content.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use dockerfile::plan::{Base, Files, HistoryEntry, Input, Op, Plan, Step};
-use image_core::{Document, History, MediaType, Timestamp};
-use layer_store::{CacheRecord, Component, ImageRecord, Layer, Preimage, Transaction, View};
+use dockerfile::plan::{Base, ContextSource, CopySource, FileAction, Input, MountKind, Op, Plan, Step};
+use image_core::{Platform, Timestamp};
+use layer_store::{Layer, Transaction, View};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use super::context::Wanted;
+use super::hashes::Hashes;
+use super::key::Cause;
 use super::tree::Tree;
-use super::{Build, Built, StepReport, Timestamps, copy, exec};
+use super::{Build, Built, StepReport, Timestamps, finish, source, step};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::task::blocking;
@@ -20,26 +28,34 @@ const SCRATCH_EPOCH: Timestamp = Timestamp::from_seconds(315_532_800);
 
 /// What a step has made.
 #[derive(Clone, Debug)]
-enum Made {
+pub(super) enum Made {
     Layers(Vec<Layer>),
-    Context(Arc<Tree>),
+    Tree(Arc<Tree>),
 }
 
 /// The results so far, as trees to copy from. Each is made once, when the first step asks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Trees {
-    made: BTreeMap<usize, Made>,
+    made: Vec<OnceLock<Made>>,
     trees: Mutex<BTreeMap<usize, Arc<Tree>>>,
 }
 
 impl Trees {
+    fn new(steps: usize) -> Self {
+        Self { made: (0..steps).map(|_| OnceLock::new()).collect(), trees: Mutex::default() }
+    }
+
+    pub(super) fn made(&self, input: Input) -> Option<&Made> {
+        self.made.get(input.step()?)?.get()
+    }
+
     pub(super) fn get(&self, input: Input) -> Result<Arc<Tree>> {
         let Some(index) = input.step() else { return Ok(Arc::new(Tree::new(BTreeMap::new(), false))) };
         if let Some(tree) = self.trees.lock().unwrap_or_else(PoisonError::into_inner).get(&index) {
             return Ok(tree.clone());
         }
-        let tree = match self.made.get(&index) {
-            Some(Made::Context(tree)) => tree.clone(),
+        let tree = match self.made(input) {
+            Some(Made::Tree(tree)) => tree.clone(),
             Some(Made::Layers(layers)) => Arc::new(Tree::of_view(&View::of(layers))),
             None => return Err(Error::unsupported("a step that reads what is not made")),
         };
@@ -47,94 +63,190 @@ impl Trees {
         Ok(tree)
     }
 
-    fn layers(&self, input: Input) -> Result<Vec<Layer>> {
-        match input.step().map(|index| self.made.get(&index)) {
-            None => Ok(Vec::new()),
-            Some(Some(Made::Layers(layers))) => Ok(layers.clone()),
-            Some(_) => Err(Error::unsupported("a root file system that is no image")),
+    pub(super) fn layers(&self, input: Input) -> Result<Vec<Layer>> {
+        match (input, self.made(input)) {
+            (Input::Empty, _) => Ok(Vec::new()),
+            (_, Some(Made::Layers(layers))) => Ok(layers.clone()),
+            _ => Err(Error::unsupported("a root file system that is no image")),
         }
     }
 }
 
-pub(super) async fn solve(build: &Build, plan: &Plan, dockerfile: &Path) -> Result<Built> {
-    let work = build.engine.store().begin()?;
-    let mut reports = Vec::new();
-    let result = steps(build, plan, dockerfile, &work, &mut reports).await;
+/// One build at work.
+pub(super) struct Solver {
+    pub(super) build: Build,
+    pub(super) plan: Plan,
+    pub(super) work: Arc<Transaction>,
+    pub(super) trees: Arc<Trees>,
+    pub(super) hashes: Arc<Hashes>,
+    pub(super) dockerfile: Option<PathBuf>,
+    times: BTreeMap<usize, (Timestamp, Timestamp)>,
+    /// How many steps work at once.
+    pub(super) jobs: Semaphore,
+}
+
+/// How a step ended.
+pub(super) struct Outcome {
+    pub(super) made: Made,
+    pub(super) cached: bool,
+    pub(super) cause: Option<Cause>,
+}
+
+impl Solver {
+    pub(super) fn platform(&self) -> &Platform {
+        &self.plan.platform
+    }
+
+    /// When the step happens: the epoch of its stage, and its own time.
+    pub(super) fn time(&self, step: &Step) -> (Timestamp, Timestamp) {
+        self.times.get(&step.index).copied().unwrap_or((SCRATCH_EPOCH, SCRATCH_EPOCH))
+    }
+
+    /// The part of a context that the plan reads.
+    pub(super) fn wanted(&self, context: usize) -> Wanted {
+        let mut wanted = Wanted::default();
+        let reads = |input: Input| input.step() == Some(context);
+        for step in &self.plan.steps {
+            if step.root.step() == Some(context) {
+                wanted.add("/", false);
+            }
+            match &step.op {
+                Op::Files(files) => {
+                    for action in &files.actions {
+                        if let FileAction::Copy(copy) = action
+                            && matches!(copy.from, CopySource::Tree(input) if reads(input))
+                        {
+                            wanted.add(&copy.source, copy.wildcard);
+                        }
+                    }
+                }
+                Op::Exec(exec) => {
+                    for mount in &exec.mounts {
+                        if let MountKind::Bind { from, source } | MountKind::Cache { from, source, .. } =
+                            &mount.kind
+                            && reads(*from)
+                        {
+                            wanted.add(source, false);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        wanted
+    }
+}
+
+pub(super) async fn solve(build: &Build, plan: Plan, dockerfile: Option<PathBuf>) -> Result<Built> {
+    let work = build.engine.transaction()?;
+    let hashes = Arc::new(Hashes::load(build.engine.state(), build.context.path()));
+    let solver = Arc::new(Solver {
+        times: times(build, &plan),
+        trees: Arc::new(Trees::new(plan.steps.len())),
+        jobs: Semaphore::new(build.jobs()),
+        build: build.clone(),
+        plan,
+        work,
+        hashes,
+        dockerfile,
+    });
+    let result = steps(&solver).await;
     // What was done stays, also when a later step failed: it is right, and the next build needs it.
     let committed = {
-        let work = work.clone();
-        blocking(move || Ok(work.commit()?)).await
+        let solver = solver.clone();
+        blocking(move || {
+            solver.hashes.save();
+            Ok(solver.work.commit()?)
+        })
+        .await
     };
-    let trees = result?;
+    let reports = result?;
     committed?;
-    let image = finish(build, plan, &work, &trees).await?;
+    let image = finish::image(&solver).await?;
     Ok(Built { image, steps: reports })
 }
 
-async fn steps(
-    build: &Build,
-    plan: &Plan,
-    dockerfile: &Path,
-    work: &Transaction,
-    reports: &mut Vec<StepReport>,
-) -> Result<Arc<Trees>> {
-    let mut trees = Arc::new(Trees::default());
-    let times = times(build, plan);
-    for (number, step) in plan.steps.iter().enumerate() {
-        let number = number + 1;
-        let began = Instant::now();
-        (build.events)(&Event::StepStarted { number, name: step.name.clone() });
-        let (made, cached, cause) = match &step.op {
-            Op::Image(source) => {
-                let tag = build.engine.store().find_tag(&source.reference)?;
-                let tag =
-                    tag.ok_or_else(|| Error::unsupported("an image that went away during the build"))?;
-                let record = build.engine.store().image(&tag.image)?;
-                let layers = record.layers.iter().map(|layer| {
-                    let missing = || {
-                        Error::Store(layer_store::Error::NotFound {
-                            kind: "layer",
-                            name: layer.key.to_string(),
-                        })
-                    };
-                    work.layer(&layer.key)?.ok_or_else(missing)
-                });
-                (Made::Layers(layers.collect::<Result<_>>()?), true, None)
+/// Does all steps; gives the reports of those that make layers, in the order of the plan.
+async fn steps(solver: &Arc<Solver>) -> Result<Vec<StepReport>> {
+    let plan = &solver.plan;
+    let mut missing: Vec<usize> = plan.steps.iter().map(|step| step.inputs().len()).collect();
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); plan.steps.len()];
+    for step in &plan.steps {
+        for input in step.inputs() {
+            if let Some(list) = readers.get_mut(input) {
+                list.push(step.index);
             }
-            Op::Context(source) => {
-                if source.name.is_some() {
-                    return Err(Error::unsupported("named contexts"));
-                }
-                let (context, file) = (build.context.clone(), dockerfile.to_owned());
-                (Made::Context(Arc::new(blocking(move || context.tree(&file)).await?)), false, None)
-            }
-            Op::Http(_) => return Err(Error::unsupported("ADD of a URL")),
-            Op::Git(_) => return Err(Error::unsupported("ADD of a git repository")),
-            Op::Exec(_) | Op::Files(_) => {
-                let time = times.get(&step.index).copied().unwrap_or((SCRATCH_EPOCH, SCRATCH_EPOCH));
-                let (layers, cached, cause) = layer(build, number, step, work, &trees, time).await?;
-                reports.push(StepReport { name: step.name.clone(), cached, cause: cause.clone() });
-                (Made::Layers(layers), cached, cause)
-            }
-            _ => return Err(Error::unsupported("this kind of step")),
-        };
-        (build.events)(&Event::StepDone { number, cached, cause, took: began.elapsed() });
-        match Arc::get_mut(&mut trees) {
-            Some(trees) => drop(trees.made.insert(step.index, made)),
-            None => return Err(Error::Worker),
         }
     }
-    Ok(trees)
+    let mut reports: BTreeMap<usize, StepReport> = BTreeMap::new();
+    // Dropping the set, on an error or a cancellation, drops the steps that run, which kill their processes.
+    let mut running = JoinSet::new();
+    let start = |running: &mut JoinSet<_>, index: usize| {
+        let solver = solver.clone();
+        running.spawn(async move { (index, one(&solver, index).await) });
+    };
+    for (index, _) in missing.iter().enumerate().filter(|(_, count)| **count == 0) {
+        start(&mut running, index);
+    }
+    while let Some(done) = running.join_next().await {
+        let (index, outcome) = done.map_err(|_| Error::Worker)?;
+        let outcome = outcome?;
+        if let Some(step) = plan.steps.get(index).filter(|step| step.makes_layer()) {
+            let report = StepReport { name: step.name.clone(), cached: outcome.cached, cause: outcome.cause };
+            reports.insert(index, report);
+        }
+        if let Some(slot) = solver.trees.made.get(index) {
+            // Each step is done once, so nobody was here before.
+            drop(slot.set(outcome.made));
+        }
+        for reader in readers.get(index).into_iter().flatten() {
+            if let Some(count) = missing.get_mut(*reader) {
+                *count -= 1;
+                if *count == 0 {
+                    start(&mut running, *reader);
+                }
+            }
+        }
+    }
+    Ok(reports.into_values().collect())
 }
 
-/// When each step happens, and the epoch of its stage.
+async fn one(solver: &Arc<Solver>, index: usize) -> Result<Outcome> {
+    let Some(step) = solver.plan.steps.get(index) else { return Err(Error::Worker) };
+    let number = index + 1;
+    let events = &solver.build.events;
+    let began = Instant::now();
+    events(&Event::StepStarted { number, name: step.name.clone() });
+    let source = |made| Outcome { made, cached: false, cause: None };
+    let outcome = match &step.op {
+        Op::Image(image) => Outcome { cached: true, ..source(source::image(solver, image)?) },
+        Op::Context(ContextSource { name, .. }) => {
+            source(source::context(solver, index, name.as_deref()).await?)
+        }
+        Op::Http(http) => source(source::http(solver, http).await?),
+        Op::Git(git) => source(source::git(solver, git).await?),
+        Op::Exec(_) | Op::Files(_) => step::layer(solver, number, step).await?,
+        _ => return Err(Error::unsupported("this kind of step")),
+    };
+    events(&Event::StepDone {
+        number,
+        cached: outcome.cached,
+        cause: outcome.cause.clone(),
+        took: began.elapsed(),
+    });
+    Ok(outcome)
+}
+
+/// When each step that makes a layer happens: the epoch of its stage, and its own time.
 fn times(build: &Build, plan: &Plan) -> BTreeMap<usize, (Timestamp, Timestamp)> {
     let mut times = BTreeMap::new();
     for stage in 0..plan.stages.len() {
         let epoch = epoch(build, plan, stage);
-        for (position, entry) in plan.history(stage).into_iter().enumerate() {
+        let mut place = 0;
+        for entry in plan.history(stage) {
             if let Some(step) = entry.step {
-                times.insert(step, (epoch, moment(build, epoch, position)));
+                place += 1;
+                times.insert(step, (epoch, moment(build, epoch, place)));
             }
         }
     }
@@ -142,7 +254,7 @@ fn times(build: &Build, plan: &Plan) -> BTreeMap<usize, (Timestamp, Timestamp)> 
 }
 
 /// The epoch of a stage: what the caller says, else the `created` of the image at the bottom.
-fn epoch(build: &Build, plan: &Plan, stage: usize) -> Timestamp {
+pub(super) fn epoch(build: &Build, plan: &Plan, stage: usize) -> Timestamp {
     if let Timestamps::Fixed(epoch) = build.timestamps {
         return epoch;
     }
@@ -159,157 +271,11 @@ fn epoch(build: &Build, plan: &Plan, stage: usize) -> Timestamp {
     Timestamp::from_seconds(created.seconds())
 }
 
-/// The time of the history entry at `position`, from 0.
-fn moment(build: &Build, epoch: Timestamp, position: usize) -> Timestamp {
+/// The time of the step that makes the layer at `place`, from 1. What makes no layer has the time of the last that did:
+/// so a new LABEL moves nothing.
+pub(super) fn moment(build: &Build, epoch: Timestamp, place: usize) -> Timestamp {
     match build.timestamps {
         Timestamps::Fixed(fixed) => fixed,
-        Timestamps::Derived => {
-            epoch.plus_seconds(i64::try_from(position).unwrap_or(i64::MAX).saturating_add(1))
-        }
+        _ => epoch.plus_seconds(i64::try_from(place).unwrap_or(i64::MAX)),
     }
-}
-
-/// The layers of a step's result: its root's, and its own on top.
-async fn layer(
-    build: &Build,
-    number: usize,
-    step: &Step,
-    work: &Transaction,
-    trees: &Arc<Trees>,
-    time: (Timestamp, Timestamp),
-) -> Result<(Vec<Layer>, bool, Option<String>)> {
-    let mut layers = trees.layers(step.root)?;
-    let preimage = preimage(build, step, work, trees, &layers, time).await?;
-    let slot = format!("{}\n{:?}\n{}", identity(build), step.stage, step.ordinal);
-    if !build.no_cache
-        && let Some(record) = work.cached(&preimage)?
-        && let Some(layer) = work.layer(&record.layer)?
-    {
-        work.touch_slot(&slot, &preimage)?;
-        layers.push(layer);
-        return Ok((layers, true, None));
-    }
-    let cause = explain(build, work, &slot, &preimage)?;
-    let layer = match &step.op {
-        Op::Exec(exec) => exec::perform(build, number, step, exec, work, &layers, time).await?,
-        Op::Files(files) => {
-            let (files, trees, work, below) = (files.clone(), trees.clone(), work.clone(), layers.clone());
-            blocking(move || copy::perform(&files, &trees, &work, &below, time.1)).await?
-        }
-        _ => return Err(Error::unsupported("this kind of step")),
-    };
-    let (step, key, made) = (step.name.clone(), layer.key().clone(), build.engine.now());
-    let work = work.clone();
-    layers.push(layer);
-    blocking(move || Ok(work.record_step(&slot, &CacheRecord::new(preimage, key, step, Some(made)))?))
-        .await?;
-    Ok((layers, false, Some(cause)))
-}
-
-/// Which build this is, for finding what a step depended on last time.
-fn identity(build: &Build) -> String {
-    match build.tags.first() {
-        Some(tag) => tag.canonical(),
-        None => build.context.path().display().to_string(),
-    }
-}
-
-async fn preimage(
-    build: &Build,
-    step: &Step,
-    work: &Transaction,
-    trees: &Arc<Trees>,
-    below: &[Layer],
-    (epoch, time): (Timestamp, Timestamp),
-) -> Result<Preimage> {
-    let mut parts: Vec<Component> = Vec::new();
-    let below = layer_store::chain_id(below).map_or_else(|| "scratch".to_owned(), |chain| chain.to_string());
-    parts.extend(step.definition().components.into_iter().map(|part| Component::new(part.name, part.value)));
-    parts.push(Component::new("platform", build.engine.platform().to_string()));
-    if let Op::Files(files) = &step.op {
-        parts.extend(read(files.clone(), trees.clone(), work.clone()).await?);
-    }
-    if let Op::Exec(_) = &step.op {
-        parts.push(Component::new("epoch", epoch.to_string()));
-    }
-    parts.push(Component::new("time", time.to_string()));
-    parts.push(Component::new("parent", below));
-    Ok(Preimage(parts))
-}
-
-async fn read(files: Files, trees: Arc<Trees>, work: Transaction) -> Result<Vec<Component>> {
-    for input in copy::inputs(&files) {
-        trees.get(input)?;
-    }
-    blocking(move || copy::content(&files, &trees, work.store())).await
-}
-
-/// Why a step is done again, in words: the first part that differs from the last time.
-fn explain(build: &Build, work: &Transaction, slot: &str, preimage: &Preimage) -> Result<String> {
-    if build.no_cache {
-        return Ok("the cache was not to be used".to_owned());
-    }
-    let Some(before) = work.last_in_slot(slot)? else { return Ok("not built before".to_owned()) };
-    let differences = preimage.differences(&before);
-    let Some(first) = differences.first() else { return Ok("its earlier result was pruned".to_owned()) };
-    let (kind, rest) = first.name.split_once('.').unwrap_or((first.name, ""));
-    let path = rest.split_once('.').map_or(rest, |(_, path)| path);
-    Ok(match (kind, first.before, first.after) {
-        ("parent", ..) => "the step below changed".to_owned(),
-        ("file", Some(_), Some(_)) => format!("file {path} changed"),
-        ("file", None, _) => format!("file {path} is new"),
-        ("file", _, None) => format!("file {path} is gone"),
-        ("mode", ..) => format!("the mode of {path} changed"),
-        ("owner", ..) => format!("the owner of {path} changed"),
-        ("arg", Some(old), Some(new)) => format!("argument {rest} changed from {old:?} to {new:?}"),
-        ("arg", ..) => format!("argument {rest} was added or removed"),
-        ("env", Some(old), Some(new)) => format!("variable {rest} changed from {old:?} to {new:?}"),
-        ("env", ..) => format!("variable {rest} was added or removed"),
-        ("argv", ..) => "the command changed".to_owned(),
-        ("time" | "epoch", ..) => "its place in the file or the base image's date changed".to_owned(),
-        _ => format!("{} changed", first.name),
-    })
-}
-
-async fn finish(build: &Build, plan: &Plan, work: &Transaction, trees: &Trees) -> Result<crate::Image> {
-    let target = plan.target_stage().ok_or_else(|| Error::unsupported("a plan without a target"))?;
-    let layers = trees.layers(target.root)?;
-    let entries: Vec<HistoryEntry> = plan.history(plan.target).into_iter().cloned().collect();
-    let mut config = target.image();
-    let epoch = epoch(build, plan, plan.target);
-    config.created = Some(if entries.is_empty() { epoch } else { moment(build, epoch, entries.len() - 1) });
-    config.rootfs.diff_ids = layers.iter().map(Layer::diff_id).collect();
-    for (position, entry) in entries.iter().enumerate() {
-        let mut history = History::default();
-        history.created = Some(moment(build, epoch, position));
-        history.created_by.clone_from(&entry.created_by);
-        history.comment = HistoryEntry::COMMENT.to_owned();
-        history.empty_layer = entry.empty_layer();
-        config.history.push(history);
-    }
-    let document = Document::from_value(config);
-    let document =
-        document.map_err(|source| Error::Document { what: "the new config".to_owned(), source })?;
-    let steps = entries.len();
-    let (work, tags, now) = (work.clone(), build.tags.clone(), build.engine.now());
-    let record = blocking(move || {
-        let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
-        work.commit()?;
-        let store = work.store();
-        let mut record = ImageRecord::new(config, &layers);
-        // The same image again: what is known of it stays, such as its manifest.
-        if let Ok(known) = store.image(&record.id()) {
-            record.manifest = known.manifest;
-            record.blobs = known.blobs;
-        }
-        record.built = Some(now);
-        record.steps = steps;
-        store.put_image(&record)?;
-        for tag in &tags {
-            store.tag(tag, &record.id(), Some(now))?;
-        }
-        Ok(record)
-    })
-    .await?;
-    build.engine.load(record)
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use image_core::{Algorithm, Digest, Digester};
-use layer_store::authority::{Direct, FileAuthority, Op, Reply};
-use layer_store::{Kind, Layer, Store, View};
+use image_core::{Algorithm, Descriptor, Digest, Digester};
+use layer_store::{Kind, Layer, LayerKey, Transaction, View};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::Errno;
 
+use super::hashes::{Hashes, Stat};
 use crate::error::{Error, Result};
 
 const LINK_LIMIT: usize = 40;
@@ -17,12 +20,24 @@ const BUFFER: usize = 128 << 10;
 /// The bytes of a file.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    /// A file of the context, below an open directory.
-    Disk { root: Arc<OwnedFd>, path: Vec<u8> },
+    /// A file of the host, below an open directory.
+    Disk(Arc<Disk>),
     /// A file of a layer; its digest is known.
     Layer { layer: Layer, path: Vec<u8>, digest: Digest },
+    /// A blob of the store or of the running build; its digest is known.
+    Blob(Box<Descriptor>),
     /// Text of the Dockerfile.
     Inline(Arc<str>),
+}
+
+/// A file of the host, as it was when its directory was listed.
+#[derive(Debug)]
+pub(super) struct Disk {
+    root: Arc<OwnedFd>,
+    path: Vec<u8>,
+    seen: Stat,
+    hashes: Arc<Hashes>,
+    digest: OnceLock<Digest>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +45,9 @@ pub(super) enum NodeKind {
     Directory,
     File(Content),
     Symlink(Vec<u8>),
+    /// A device or fifo of a layer.
+    Special(Kind),
+    /// What no layer can hold.
     Other,
 }
 
@@ -41,6 +59,8 @@ pub(super) struct Node {
     pub(super) gid: u32,
     pub(super) mtime: (i64, u32),
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Nodes with the same value are names of one file.
+    pub(super) link: Option<(u64, u64)>,
 }
 
 /// A tree to copy from. Paths have no leading slash; the root is the empty path.
@@ -49,43 +69,97 @@ pub(super) struct Tree {
     pub(super) nodes: BTreeMap<Vec<u8>, Node>,
     /// It is the caller's directory: owners and times of its files do not count.
     pub(super) is_context: bool,
+    /// What has to stay on disk as long as the tree is read.
+    pub(super) held: Option<Arc<Scratch>>,
+}
+
+/// A directory of the host that goes when nobody reads it any more.
+#[derive(Debug)]
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "a directory of a build stays behind");
+        }
+    }
+}
+
+impl Disk {
+    pub(super) fn new(root: Arc<OwnedFd>, path: Vec<u8>, seen: Stat, hashes: Arc<Hashes>) -> Self {
+        Self { root, path, seen, hashes, digest: OnceLock::new() }
+    }
+
+    fn fail(&self, source: std::io::Error) -> Error {
+        Error::Io { path: String::from_utf8_lossy(&self.path).into_owned().into(), source }
+    }
+
+    fn open(&self) -> Result<std::fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match rustix::fs::openat2(&self.root, self.path.as_slice(), flags, Mode::empty(), resolve) {
+                Ok(fd) => return Ok(fd.into()),
+                // The kernel asks to try again when something was renamed meanwhile.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(self.fail(errno.into())),
+            }
+        }
+    }
+
+    /// Read once, or known from an earlier build.
+    fn digest(&self) -> Result<Digest> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(*digest);
+        }
+        let digest = match self.hashes.find(self.seen) {
+            Some(digest) => digest,
+            None => {
+                let file = self.open()?;
+                let look = || -> Result<Stat> {
+                    let found = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+                    Ok(Stat::of(&found.map_err(|errno| self.fail(errno.into()))?))
+                };
+                let before = look()?;
+                let digest = sum(&file).map_err(|source| self.fail(source))?;
+                if before == look()? {
+                    self.hashes.remember(before, digest);
+                }
+                digest
+            }
+        };
+        Ok(*self.digest.get_or_init(|| digest))
+    }
+}
+
+fn sum(mut file: impl Read) -> std::io::Result<Digest> {
+    let (mut digester, mut buffer) = (Digester::new(Algorithm::Sha256), vec![0; BUFFER]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(digester.finish()),
+            Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 impl Content {
-    pub(super) fn open(&self, store: &Store) -> Result<Box<dyn Read + Send>> {
+    pub(super) fn open(&self, work: &Transaction) -> Result<Box<dyn Read + Send>> {
         match self {
-            Self::Disk { root, path } => {
-                let fail =
-                    |source| Error::Io { path: String::from_utf8_lossy(path).into_owned().into(), source };
-                let replies = Direct::detect().perform(root.as_fd(), &[Op::Open(path.clone())]);
-                match replies.map_err(|error| fail(error.source))?.into_iter().next() {
-                    Some(Reply::File(fd)) => Ok(Box::new(std::fs::File::from(fd))),
-                    _ => Err(fail(std::io::Error::other("it is no file"))),
-                }
-            }
-            Self::Layer { layer, path, .. } => Ok(Box::new(layer.open_file(store.authority(), path)?)),
+            Self::Disk(file) => Ok(Box::new(file.open()?)),
+            Self::Layer { layer, path, .. } => Ok(Box::new(layer.open_file(work.store().authority(), path)?)),
+            Self::Blob(blob) => Ok(Box::new(work.open_blob(blob)?)),
             Self::Inline(text) => Ok(Box::new(std::io::Cursor::new(text.as_bytes().to_vec()))),
         }
     }
 
-    pub(super) fn digest(&self, store: &Store) -> Result<Digest> {
+    pub(super) fn digest(&self) -> Result<Digest> {
         match self {
+            Self::Disk(file) => file.digest(),
             Self::Layer { digest, .. } => Ok(*digest),
+            Self::Blob(blob) => Ok(blob.digest),
             Self::Inline(text) => Ok(Digest::sha256(text.as_bytes())),
-            Self::Disk { path, .. } => {
-                let fail =
-                    |source| Error::Io { path: String::from_utf8_lossy(path).into_owned().into(), source };
-                let (mut file, mut digester) = (self.open(store)?, Digester::new(Algorithm::Sha256));
-                let mut buffer = vec![0; BUFFER];
-                loop {
-                    match file.read(&mut buffer) {
-                        Ok(0) => return Ok(digester.finish()),
-                        Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
-                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(fail(error)),
-                    }
-                }
-            }
         }
     }
 }
@@ -99,27 +173,36 @@ impl Tree {
             gid: 0,
             mtime: (0, 0),
             xattrs: BTreeMap::new(),
+            link: None,
         });
-        Self { nodes, is_context }
+        Self { nodes, is_context, held: None }
     }
 
     /// The tree that a stack of layers shows.
     pub(super) fn of_view(view: &View) -> Self {
         let mut nodes = BTreeMap::new();
+        let mut links: BTreeMap<(LayerKey, Vec<u8>), u64> = BTreeMap::new();
         for (path, (entry, layer)) in view.below(b"") {
-            let (entry, at) = match &entry.kind {
+            let (entry, at, is_link) = match &entry.kind {
                 Kind::Hardlink { target } => match layer.index().entries.get(target) {
-                    Some(file) => (file, target.clone()),
+                    Some(file) => (file, target.clone(), true),
                     None => continue,
                 },
-                _ => (entry, path.clone()),
+                _ => (entry, path.clone(), false),
             };
+            let link = is_link.then(|| {
+                let fresh = links.len() as u64 + 1;
+                (0, *links.entry((layer.key().clone(), at.clone())).or_insert(fresh))
+            });
             let kind = match &entry.kind {
                 Kind::Directory { .. } => NodeKind::Directory,
                 Kind::File { digest, .. } => {
                     NodeKind::File(Content::Layer { layer: layer.clone(), path: at, digest: *digest })
                 }
                 Kind::Symlink { target } => NodeKind::Symlink(target.clone()),
+                Kind::CharDevice(_) | Kind::BlockDevice(_) | Kind::Fifo => {
+                    NodeKind::Special(entry.kind.clone())
+                }
                 _ => NodeKind::Other,
             };
             let node = Node {
@@ -129,8 +212,18 @@ impl Tree {
                 gid: entry.gid,
                 mtime: entry.mtime,
                 xattrs: entry.xattrs.clone(),
+                link,
             };
             nodes.insert(path, node);
+        }
+        // The first name of a linked file is an ordinary entry: it joins those that name it.
+        for ((layer, path), number) in links {
+            if let Some(Node { kind: NodeKind::File(Content::Layer { layer: owner, .. }), link, .. }) =
+                nodes.get_mut(&path)
+                && *owner.key() == layer
+            {
+                *link = Some((0, number));
+            }
         }
         Self::new(nodes, false)
     }

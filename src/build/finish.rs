@@ -1,0 +1,59 @@
+//! The image at the end of a build: config, history, layers, names.
+
+use dockerfile::plan::{HistoryEntry, Plan};
+use image_core::{Document, History, MediaType};
+use layer_store::{ImageRecord, Layer};
+
+use super::solve::{Solver, epoch, moment};
+use crate::engine::Image;
+use crate::error::{Error, Result};
+use crate::task::blocking;
+
+/// Makes the image of the plan's target and gives it its names.
+pub(super) async fn image(solver: &Solver) -> Result<Image> {
+    let (build, plan): (_, &Plan) = (&solver.build, &solver.plan);
+    let target = plan.target_stage().ok_or_else(|| Error::unsupported("a plan without a target"))?;
+    let layers = solver.trees.layers(target.root)?;
+    let entries: Vec<HistoryEntry> = plan.history(plan.target).into_iter().cloned().collect();
+    let mut config = target.image();
+    let epoch = epoch(build, plan, plan.target);
+    config.rootfs.diff_ids = layers.iter().map(Layer::diff_id).collect();
+    let mut place = 0;
+    config.created = Some(epoch);
+    for entry in &entries {
+        place += usize::from(entry.step.is_some());
+        let at = moment(build, epoch, place);
+        let mut history = History::default();
+        history.created = Some(at);
+        history.created_by.clone_from(&entry.created_by);
+        history.comment = HistoryEntry::COMMENT.to_owned();
+        history.empty_layer = entry.empty_layer();
+        config.history.push(history);
+        config.created = Some(at);
+    }
+    let document = Document::from_value(config);
+    let document =
+        document.map_err(|source| Error::Document { what: "the new config".to_owned(), source })?;
+    let steps = entries.len();
+    let (work, tags, now) = (solver.work.clone(), build.tags.clone(), build.engine.now());
+    let record = blocking(move || {
+        let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
+        work.commit()?;
+        let store = work.store();
+        let mut record = ImageRecord::new(config, &layers);
+        // The same image again: what is known of it stays, such as its manifest.
+        if let Ok(known) = store.image(&record.id()) {
+            record.manifest = known.manifest;
+            record.blobs = known.blobs;
+        }
+        record.built = Some(now);
+        record.steps = steps;
+        store.put_image(&record)?;
+        for tag in &tags {
+            store.tag(tag, &record.id(), Some(now))?;
+        }
+        Ok(record)
+    })
+    .await?;
+    build.engine.load(record)
+}

@@ -1,0 +1,179 @@
+//! Digests of context files that were read before, so that an unchanged context is not read again.
+//!
+//! A digest is trusted only when device, inode, size, mtime *and ctime* are those of the time when the file was read,
+//! and when the file had already been left alone for a while then: a change that comes within the file system's
+//! resolution of time would not move the ctime. Nobody can set a ctime back, so a file that was replaced by one of the
+//! same size and mtime is always read again.
+//!
+//! One file for each context directory, rewritten by rename when something new was read:
+//!
+//! ```text
+//!  <state>/contexts/<sha256 of the path>      {"version":1,"files":{"<dev>:<inode>":[size,[mtime,ns],[ctime,ns],"sha256:…"]}}
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use image_core::Digest;
+use rustix::fs::Statx;
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 1;
+/// How long a file must have been left alone when it is read. Far above the resolution of any file system's times.
+const SETTLED: Duration = Duration::from_secs(2);
+/// The largest file of digests that is read, in bytes.
+const LIMIT: u64 = 256 << 20;
+
+/// What identifies the content of a file on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: Time,
+    ctime: Time,
+}
+
+/// Seconds and nanoseconds since 1970.
+type Time = (i64, u32);
+
+impl Stat {
+    pub(super) fn of(stat: &Statx) -> Self {
+        Self {
+            device: (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            size: stat.stx_size,
+            mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        }
+    }
+
+    /// Two names with the same identity are one file.
+    pub(super) const fn identity(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    fn key(self) -> String {
+        format!("{:x}:{:x}", self.device, self.inode)
+    }
+
+    fn is_settled(self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let settled = i64::try_from(now.saturating_sub(SETTLED.as_secs())).unwrap_or(0);
+        self.ctime.0 < settled
+    }
+}
+
+/// `[size, mtime, ctime, digest]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Known(u64, Time, Time, Digest);
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    files: BTreeMap<String, Known>,
+}
+
+/// The digests that are known for one context.
+#[derive(Debug)]
+pub(super) struct Hashes {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    before: BTreeMap<String, Known>,
+    used: BTreeMap<String, Known>,
+    fresh: bool,
+}
+
+impl Hashes {
+    /// Those of the context at `context`. A file that cannot be read is as good as none.
+    pub(super) fn load(state: &Path, context: &Path) -> Self {
+        let absolute = std::path::absolute(context).unwrap_or_else(|_| context.to_owned());
+        let name = Digest::sha256(absolute.as_os_str().as_encoded_bytes()).hex();
+        let path = state.join("contexts").join(name);
+        let known =
+            super::read(&path, LIMIT).ok().and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
+        let before = known.filter(|file| file.version == VERSION).map(|file| file.files).unwrap_or_default();
+        Self { path, state: Mutex::new(State { before, ..State::default() }) }
+    }
+
+    /// The digest of the file that looked like `stat`, if it is known.
+    pub(super) fn find(&self, stat: Stat) -> Option<Digest> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = stat.key();
+        let known = state.used.get(&key).or_else(|| state.before.get(&key))?.clone();
+        if (known.0, known.1, known.2) != (stat.size, stat.mtime, stat.ctime) {
+            return None;
+        }
+        let digest = known.3;
+        state.used.insert(key, known);
+        Some(digest)
+    }
+
+    /// The file that looked like `stat` before and after it was read had this digest.
+    pub(super) fn remember(&self, stat: Stat, digest: Digest) {
+        if !stat.is_settled(SystemTime::now()) {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.used.insert(stat.key(), Known(stat.size, stat.mtime, stat.ctime, digest));
+        state.fresh = true;
+    }
+
+    /// Writes down what is new. Losing it costs only time.
+    pub(super) fn save(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut state.fresh) {
+            return;
+        }
+        let file = File { version: VERSION, files: state.used.clone() };
+        drop(state);
+        let write = || -> std::io::Result<()> {
+            let directory = self.path.parent().unwrap_or(&self.path);
+            std::fs::create_dir_all(directory)?;
+            let temporary = directory.join(format!(".{}", std::process::id()));
+            std::fs::write(&temporary, serde_json::to_vec(&file)?)?;
+            std::fs::rename(&temporary, &self.path)
+        };
+        if let Err(error) = write() {
+            tracing::debug!(%error, "digests of the context are not kept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(ctime: i64) -> Stat {
+        Stat { device: 1, inode: 2, size: 3, mtime: (4, 0), ctime: (ctime, 0) }
+    }
+
+    #[test]
+    fn any_difference_forgets() {
+        let dir = tempfile::tempdir().unwrap();
+        let hashes = Hashes::load(dir.path(), Path::new("/nowhere"));
+        let digest = Digest::sha256(b"x");
+        hashes.remember(stat(5), digest);
+        assert_eq!(hashes.find(stat(5)), Some(digest));
+        assert_eq!(hashes.find(stat(6)), None);
+        assert_eq!(hashes.find(Stat { size: 4, ..stat(5) }), None);
+        hashes.save();
+        let again = Hashes::load(dir.path(), Path::new("/nowhere"));
+        assert_eq!(again.find(stat(5)), Some(digest));
+    }
+
+    #[test]
+    fn a_file_that_just_changed_is_not_trusted() {
+        let hashes = Hashes::load(Path::new("/nowhere"), Path::new("/nowhere"));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let young = stat(i64::try_from(now).unwrap());
+        hashes.remember(young, Digest::sha256(b"x"));
+        assert_eq!(hashes.find(young), None);
+    }
+}

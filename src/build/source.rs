@@ -1,0 +1,89 @@
+//! Where a plan's trees come from: images, contexts, URLs, git.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dockerfile::plan::{GitSource, HttpSource, ImageSource};
+use image_core::{Descriptor, MediaType};
+
+use super::solve::{Made, Solver};
+use super::tree::{Content, Node, NodeKind, Tree};
+use super::{NamedContext, git};
+use crate::error::{Error, Result};
+use crate::task::blocking;
+
+/// The mode that BuildKit gives a file that was fetched.
+const FETCHED_MODE: u32 = 0o600;
+
+/// The layers of an image that the compiler asked for, so that it is in the store.
+pub(super) fn image(solver: &Solver, source: &ImageSource) -> Result<Made> {
+    let record = solver.build.pinned(&source.reference, &source.platform)?;
+    let layers = record.layers.iter().map(|layer| {
+        let missing =
+            || Error::Store(layer_store::Error::NotFound { kind: "layer", name: layer.key.to_string() });
+        solver.work.layer(&layer.key)?.ok_or_else(missing)
+    });
+    Ok(Made::Layers(layers.collect::<Result<_>>()?))
+}
+
+/// The build context, or a named one that is a directory.
+pub(super) async fn context(solver: &Arc<Solver>, index: usize, name: Option<&str>) -> Result<Made> {
+    let (context, file) = match name {
+        None => (solver.build.context.clone(), solver.dockerfile.clone()),
+        Some(name) => match solver.build.contexts.get(name) {
+            Some(NamedContext::Directory(context)) => (context.clone(), None),
+            _ => return Err(Error::unsupported(format!("the named context {name}"))),
+        },
+    };
+    let (wanted, hashes) = (solver.wanted(index), solver.hashes.clone());
+    let tree = blocking(move || context.tree(file.as_deref(), &wanted, &hashes)).await?;
+    Ok(Made::Tree(Arc::new(tree)))
+}
+
+/// A file behind a URL: fetched, kept as a blob, shown as a tree with that one file.
+pub(super) async fn http(solver: &Solver, source: &HttpSource) -> Result<Made> {
+    let (blob, modified) = fetch(solver, source).await?;
+    let node = Node {
+        kind: NodeKind::File(Content::Blob(Box::new(blob))),
+        mode: FETCHED_MODE,
+        uid: 0,
+        gid: 0,
+        // As BuildKit: what the server says, else the epoch of Unix.
+        mtime: (modified.unwrap_or(0), 0),
+        xattrs: BTreeMap::new(),
+        link: None,
+    };
+    let name = source.filename.trim_start_matches('/').as_bytes().to_vec();
+    Ok(Made::Tree(Arc::new(Tree::new([(name, node)].into(), false))))
+}
+
+async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Option<i64>)> {
+    let ingest = match source.checksum {
+        // The algorithm of the checksum; its size is not known before.
+        Some(digest) if digest.algorithm() != image_core::Algorithm::Sha256 => {
+            return Err(Error::unsupported(format!("ADD --checksum={}", digest.algorithm().name())));
+        }
+        _ => solver.work.ingest_unknown(MediaType::parse("application/octet-stream"))?,
+    };
+    let download = solver.build.engine.client().download(&source.url).await?;
+    let modified = download.modified();
+    let ingest = download.into_sink(ingest, super::DOWNLOAD_LIMIT).await?;
+    let blob = blocking(move || Ok(ingest.finish()?)).await?;
+    if let Some(expected) = source.checksum
+        && expected != blob.digest
+    {
+        return Err(Error::Step {
+            step: format!("ADD {}", source.url),
+            reason: format!("digest mismatch {}: {expected}", blob.digest),
+        });
+    }
+    Ok((blob, modified))
+}
+
+/// A checkout of a git repository.
+pub(super) async fn git(solver: &Solver, source: &GitSource) -> Result<Made> {
+    let (source, state, hashes) =
+        (source.clone(), solver.build.engine.state().to_owned(), solver.hashes.clone());
+    let tree = blocking(move || git::checkout(&source, &state, &hashes)).await?;
+    Ok(Made::Tree(Arc::new(tree)))
+}
