@@ -17,7 +17,7 @@ mod transfer;
 pub use request::{ImageRequest, Images, KnownImage, NamedContext, NoCache, Options};
 
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
-use crate::expand::Expander;
+use crate::expand::{Budget, Expander};
 use crate::ignore::Ignore;
 use crate::lint::{self, Linter};
 use crate::plan::{Epoch, Plan};
@@ -89,6 +89,8 @@ struct Work<'a> {
     options: &'a Options,
     images: &'a Images,
     expander: Expander,
+    /// What expansions may still cost.
+    budget: Budget,
     linter: Linter,
     ignore: Option<Ignore>,
     /// Build arguments, after `SOURCE_DATE_EPOCH` is resolved.
@@ -124,6 +126,7 @@ impl<'a> Work<'a> {
             options,
             images,
             expander: Expander::new(file.escape()),
+            budget: Budget::default(),
             linter: Linter::new(config),
             ignore,
             build_args: options.build_args.clone(),

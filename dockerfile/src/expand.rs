@@ -8,9 +8,10 @@ mod pattern;
 mod scan;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use crate::limits::MAX_EXPANSION;
+use crate::limits::{MAX_EXPANSION, MAX_EXPANSION_WORK};
 
 /// Where the values of variables come from.
 pub trait Variables {
@@ -114,16 +115,27 @@ impl Expander {
     ///
     /// When quotes or braces are not closed, a modifier is unknown, `${v:?}` finds no value, or a bound is hit.
     pub fn word<'a>(&self, word: &'a str, variables: &dyn Variables) -> Result<Expansion<'a>, ExpandError> {
+        self.word_within(word, variables, &Budget::default()).map(|found| Expansion {
+            text: found.text,
+            matched: found.matched.into_iter().map(str::to_owned).collect(),
+            unmatched: found.unmatched.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// As [`Expander::word`], as long as the budget lasts.
+    pub(crate) fn word_within<'a>(
+        &self,
+        word: &'a str,
+        variables: &dyn Variables,
+        budget: &Budget,
+    ) -> Result<Found<'a>, ExpandError> {
         let word = word.strip_prefix('\u{feff}').unwrap_or(word);
         if !word.bytes().any(|byte| self.is_special(byte)) && self.escape.is_ascii() {
-            return Ok(Expansion { text: Cow::Borrowed(word), ..Expansion::default() });
+            return Ok(Found { text: Cow::Borrowed(word), matched: Vec::new(), unmatched: Vec::new() });
         }
-        let mut scan = scan::Scan::new(self, variables, word, false);
+        let mut scan = scan::Scan::new(self, variables, word, false, budget);
         let text = scan.run(None, self.raw_escapes)?;
-        if text.len() > MAX_EXPANSION {
-            return Err(ExpandError::TooLarge("16 MiB"));
-        }
-        Ok(Expansion { text: Cow::Owned(text), matched: scan.matched, unmatched: scan.unmatched })
+        Ok(Found { text: Cow::Owned(text), matched: names(scan.matched), unmatched: names(scan.unmatched) })
     }
 
     /// Expands `word` and splits the result at blanks that are not quoted.
@@ -132,14 +144,63 @@ impl Expander {
     ///
     /// As [`Expander::word`].
     pub fn words(&self, word: &str, variables: &dyn Variables) -> Result<Vec<String>, ExpandError> {
+        self.words_within(word, variables, &Budget::default())
+    }
+
+    /// As [`Expander::words`], as long as the budget lasts.
+    pub(crate) fn words_within(
+        &self,
+        word: &str,
+        variables: &dyn Variables,
+        budget: &Budget,
+    ) -> Result<Vec<String>, ExpandError> {
         let word = word.strip_prefix('\u{feff}').unwrap_or(word);
-        let mut scan = scan::Scan::new(self, variables, word, true);
+        let mut scan = scan::Scan::new(self, variables, word, true, budget);
         scan.run(None, self.raw_escapes)?;
         Ok(scan.into_words())
     }
 
     fn is_special(&self, byte: u8) -> bool {
         matches!(byte, b'$' | b'\'' | b'"') || u32::from(byte) == self.escape as u32
+    }
+}
+
+/// What a run comes to; the names are in order, each once.
+pub(crate) struct Found<'a> {
+    pub(crate) text: Cow<'a, str>,
+    pub(crate) matched: Vec<&'a str>,
+    pub(crate) unmatched: Vec<&'a str>,
+}
+
+fn names(mut seen: Vec<&str>) -> Vec<&str> {
+    seen.sort_unstable();
+    seen.dedup();
+    seen
+}
+
+/// What expansions may cost together: bytes that are made, at any depth, and characters that patterns look at.
+///
+/// Nested replacements multiply both, in ways that the result does not show.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    spent: Cell<usize>,
+}
+
+impl Budget {
+    fn work(&self, steps: usize) -> Result<(), ExpandError> {
+        self.spent.set(self.spent.get().saturating_add(steps));
+        if self.spent.get() > MAX_EXPANSION_WORK {
+            return Err(ExpandError::TooLarge("2^28 steps"));
+        }
+        Ok(())
+    }
+
+    /// `made` more bytes, in a text that now has `len`.
+    fn text(&self, made: usize, len: usize) -> Result<(), ExpandError> {
+        if len > MAX_EXPANSION {
+            return Err(ExpandError::TooLarge("16 MiB"));
+        }
+        self.work(made)
     }
 }
 

@@ -21,8 +21,8 @@ pub const MAX_PLAN_TEXT: usize = 256 << 20;
 /// Deepest nesting of `${a:-${b:-…}}`.
 pub const MAX_EXPANSION_DEPTH: usize = 128;
 
-/// Characters that one `${v#pattern}` may look at.
-pub const MAX_PATTERN_WORK: usize = 1 << 28;
+/// What all expansions of one compilation may cost together: bytes made and characters that patterns look at.
+pub const MAX_EXPANSION_WORK: usize = 1 << 28;
 
 /// Deepest nesting of a JSON value in exec form.
 pub const MAX_JSON_DEPTH: usize = 10_000;

@@ -13,11 +13,13 @@ pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>
         return None;
     }
     let mut best: Option<(&str, usize)> = None;
+    let len = word.chars().count();
     for (seen, option) in options.into_iter().enumerate() {
         if option == word || seen > MAX_SUGGESTIONS {
             return None;
         }
-        if option.len() > 300 {
+        // Each edit changes the length by at most one.
+        if option.len() > 300 || option.chars().count().abs_diff(len) > MAX_DISTANCE {
             continue;
         }
         let distance = distance(word, option);

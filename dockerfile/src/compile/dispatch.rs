@@ -278,7 +278,7 @@ impl<'a> Work<'a> {
         word: &str,
     ) -> Result<String, Refusal> {
         let found = rules
-            .word(word, &node.env)
+            .word_within(word, &node.env, &self.budget)
             .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
         self.spend(found.text.len())?;
         for name in &found.unmatched {
@@ -375,7 +375,7 @@ impl<'a> Work<'a> {
     pub(super) fn shown(&self, node: &Node<'a>, text: &str, raw: bool) -> String {
         let rules = Expander { raw_quotes: raw, keep_unset: raw, ..self.expander };
         let text = if text.contains('$') {
-            rules.word(text, &node.env).map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
+            rules.word_within(text, &node.env, &self.budget).map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
         } else {
             text.to_owned()
         };

@@ -9,7 +9,7 @@ use super::node::Node;
 use crate::Env;
 use crate::Origin;
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
-use crate::expand::{Expansion, Variables};
+use crate::expand::{Found, Variables};
 use crate::instruction::Kind;
 use crate::lint;
 use crate::plan::Epoch;
@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
                     (Some(given), _) => Some(given.clone()),
                     (None, None) => None,
                     (None, Some(default)) => {
-                        let value = self.expander.word(default, &args).map_err(|cause| {
+                        let value = self.expander.word_within(default, &args, &self.budget).map_err(|cause| {
                             let kind = ErrorKind::Expand { word: quote(default), cause: Box::new(cause) };
                             Diagnostic::new(kind, instruction.span, instruction.lines)
                         })?;
@@ -125,7 +125,7 @@ impl<'a> Work<'a> {
     /// Base names must make sense when no build argument is given.
     fn lint_default_bases(&mut self, defaults: &Env) {
         for stage in self.file.stages() {
-            let Ok(name) = self.expander.word(&stage.from.base, defaults) else { return };
+            let Ok(name) = self.expander.word_within(&stage.from.base, defaults, &self.budget) else { return };
             if Reference::parse(&name.text).is_err() {
                 self.linter.report(&lint::INVALID_DEFAULT_ARG_IN_FROM, stage.instruction.lines, &[], || {
                     format!(
@@ -215,7 +215,7 @@ impl<'a> Work<'a> {
         let instruction = stage.instruction;
         let written = &stage.from.base;
         let globals = self.globals.clone();
-        let base = self.expander.word(written, &globals).map_err(|cause| {
+        let base = self.expander.word_within(written, &globals, &self.budget).map_err(|cause| {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&base, instruction);
@@ -261,14 +261,14 @@ impl<'a> Work<'a> {
     fn stage_platform(&mut self, stage: Stage<'a>, written: &str) -> Result<Platform, Diagnostic> {
         let instruction = stage.instruction;
         let globals = self.globals.clone();
-        let found = self.expander.word(written, &globals).map_err(|cause| {
+        let found = self.expander.word_within(written, &globals, &self.budget).map_err(|cause| {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&found, instruction);
         let comments = &instruction.comments;
         if found.unmatched.is_empty()
             && found.matched.len() == 1
-            && found.matched.contains("TARGETPLATFORM")
+            && found.matched.first() == Some(&"TARGETPLATFORM")
             && globals.value("TARGETPLATFORM") == Some(&*found.text)
         {
             self.linter.report(&lint::REDUNDANT_TARGET_PLATFORM, instruction.lines, comments, || {
@@ -299,9 +299,9 @@ impl<'a> Work<'a> {
         Ok(platform)
     }
 
-    fn lint_undeclared(&mut self, found: &Expansion<'_>, instruction: &Instruction) {
+    fn lint_undeclared(&mut self, found: &Found<'_>, instruction: &Instruction) {
         for name in &found.unmatched {
-            if self.global_names.contains(name) {
+            if self.global_names.contains(*name) {
                 continue;
             }
             let known = self.global_names.iter().map(String::as_str).chain(self.globals.names_by_age());
@@ -321,7 +321,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn global_hint(&self, found: &Expansion<'_>) -> Option<String> {
+    fn global_hint(&self, found: &Found<'_>) -> Option<String> {
         found.unmatched.iter().find_map(|name| {
             suggest::nearest(name, self.globals.names_by_age()).map(|hint| format!("did you mean {hint}?"))
         })

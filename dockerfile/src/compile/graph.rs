@@ -190,7 +190,7 @@ impl<'a> Work<'a> {
     fn copy_source(&mut self, from: &str, instruction: &Instruction) -> Result<usize, Refusal> {
         let expanded = self
             .expander
-            .word(from, &())
+            .word_within(from, &(), &self.budget)
             .map_err(|cause| (ErrorKind::Expand { word: quote(from), cause: Box::new(cause) }, None))?;
         if expanded.text != from {
             return Err((ErrorKind::VariableInFrom, None));

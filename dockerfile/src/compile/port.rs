@@ -24,7 +24,7 @@ impl<'a> Work<'a> {
         for word in words {
             let list = self
                 .expander
-                .words(word, &node.env)
+                .words_within(word, &node.env, &self.budget)
                 .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
             for raw in list {
                 self.port(task, &raw, &mut ports)?;

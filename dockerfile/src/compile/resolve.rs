@@ -256,6 +256,10 @@ impl<'a> Work<'a> {
                     let kind = ErrorKind::Value("onbuild trigger should be a single expression".to_owned());
                     return Err(Diagnostic::new(kind, span, lines).into());
                 };
+                if let Kind::From(_) = instruction.kind {
+                    let kind = ErrorKind::Value("a trigger cannot be a FROM".to_owned());
+                    return Err(Diagnostic::new(kind, span, lines).into());
+                }
                 instruction.span = span;
                 instruction.lines = lines;
                 let task = self

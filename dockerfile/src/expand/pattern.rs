@@ -1,21 +1,18 @@
 //! The globs of `${v#p}`, `${v%p}` and `${v/p/r}`: `*` and `?`, no bracket classes.
 
-use std::cell::Cell;
-
-use super::ExpandError;
-use crate::limits::{MAX_EXPANSION, MAX_PATTERN_WORK};
+use super::{Budget, ExpandError};
 
 /// A parsed glob. Neither wildcard matches a line feed.
-pub(super) struct Pattern {
+pub(super) struct Pattern<'a> {
     /// Runs of characters between stars; `None` in a run is `?`.
     runs: Vec<Vec<Option<char>>>,
-    /// What matching has cost so far.
-    work: Cell<usize>,
+    budget: &'a Budget,
 }
 
-impl Pattern {
+impl<'a> Pattern<'a> {
     /// Parses a glob; `reversed` gives the one that matches reversed text.
-    pub(super) fn parse(text: &str, reversed: bool) -> Result<Self, ExpandError> {
+    pub(super) fn parse(text: &str, reversed: bool, budget: &'a Budget) -> Result<Self, ExpandError> {
+        budget.work(text.len())?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut runs = vec![Vec::new()];
         let mut chars = text.chars().peekable();
@@ -44,11 +41,12 @@ impl Pattern {
             runs.reverse();
             runs.iter_mut().for_each(|run| run.reverse());
         }
-        Ok(Self { runs, work: Cell::new(0) })
+        Ok(Self { runs, budget })
     }
 
     /// `value` without the shortest or longest prefix that matches.
     pub(super) fn trim_start(&self, value: &str, longest: bool) -> Result<String, ExpandError> {
+        self.budget.work(value.len())?;
         let chars: Vec<char> = value.chars().collect();
         let end = self.end_at(&chars, 0, longest)?.unwrap_or(0);
         Ok(chars.get(end..).unwrap_or(&[]).iter().collect())
@@ -56,6 +54,7 @@ impl Pattern {
 
     /// `value` without the shortest or longest suffix that matches; the pattern is a reversed one.
     pub(super) fn trim_end(&self, value: &str, longest: bool) -> Result<String, ExpandError> {
+        self.budget.work(value.len())?;
         let chars: Vec<char> = value.chars().rev().collect();
         let end = self.end_at(&chars, 0, longest)?.unwrap_or(0);
         Ok(chars.get(end..).unwrap_or(&[]).iter().rev().collect())
@@ -63,6 +62,7 @@ impl Pattern {
 
     /// `value` with the first, or every, longest match replaced.
     pub(super) fn replace(&self, value: &str, replacement: &str, all: bool) -> Result<String, ExpandError> {
+        self.budget.work(value.len())?;
         let chars: Vec<char> = value.chars().collect();
         let mut out = String::new();
         let (mut at, mut copied, mut last_end) = (0, 0, None);
@@ -72,13 +72,12 @@ impl Pattern {
             out.extend(chars.get(copied..start).unwrap_or(&[]));
             // An empty match directly behind a match does not count.
             if start != end || last_end != Some(end) {
+                let before = out.len();
                 if all { template(&mut out, replacement, matched) } else { out.push_str(replacement) }
+                self.budget.text(replacement.len() + out.len() - before, out.len())?;
             }
             copied = end;
             last_end = Some(end);
-            if out.len() > MAX_EXPANSION {
-                return Err(ExpandError::TooLarge("16 MiB"));
-            }
             if !all {
                 break;
             }
@@ -133,7 +132,7 @@ impl Pattern {
     ) -> Result<Option<usize>, ExpandError> {
         let tail = chars.get(at..).unwrap_or(&[]);
         let line = tail.iter().position(|ch| *ch == '\n').unwrap_or(tail.len());
-        self.spend(line)?;
+        self.budget.work(line)?;
         for offset in 0..=line {
             let place = at + if last { line - offset } else { offset };
             if self.matches_at(chars, place, run)? {
@@ -150,16 +149,8 @@ impl Pattern {
             Some(want) => *ch == want,
         });
         let same = same.count();
-        self.spend(same + 1)?;
+        self.budget.work(same + 1)?;
         Ok(same == run.len())
-    }
-
-    fn spend(&self, steps: usize) -> Result<(), ExpandError> {
-        self.work.set(self.work.get() + steps);
-        if self.work.get() > MAX_PATTERN_WORK {
-            return Err(ExpandError::TooLarge("2^28 steps of pattern matching"));
-        }
-        Ok(())
     }
 }
 

@@ -1,23 +1,26 @@
 //! One pass over a word.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 
 use super::pattern::Pattern;
-use super::{ExpandError, Expander, Variables};
-use crate::limits::{MAX_EXPANSION, MAX_EXPANSION_DEPTH};
+use super::{Budget, ExpandError, Expander, Variables};
+use crate::limits::MAX_EXPANSION_DEPTH;
 
 /// The state of expanding one word: what is left of it, and what was found.
-pub(super) struct Scan<'a> {
-    rules: &'a Expander,
-    variables: &'a dyn Variables,
+pub(super) struct Scan<'a, 'v> {
+    rules: &'v Expander,
+    variables: &'v dyn Variables,
     rest: &'a str,
     raw_escapes: bool,
     depth: usize,
     /// Set by every nested run, for the sake of [`Words`].
     nested: bool,
     words: Option<Words>,
-    pub(super) matched: BTreeSet<String>,
-    pub(super) unmatched: BTreeSet<String>,
+    budget: &'v Budget,
+    /// Names that were looked up and had a value, as often as they were.
+    pub(super) matched: Vec<&'a str>,
+    /// Those that had none.
+    pub(super) unmatched: Vec<&'a str>,
 }
 
 /// Words as they come to be. A substitution with a modifier empties `current`: the reference shares
@@ -45,9 +48,16 @@ impl Words {
     }
 }
 
-impl<'a> Scan<'a> {
-    pub(super) fn new(rules: &'a Expander, variables: &'a dyn Variables, word: &'a str, words: bool) -> Self {
+impl<'a, 'v> Scan<'a, 'v> {
+    pub(super) fn new(
+        rules: &'v Expander,
+        variables: &'v dyn Variables,
+        word: &'a str,
+        words: bool,
+        budget: &'v Budget,
+    ) -> Self {
         Self {
+            budget,
             rules,
             variables,
             rest: word,
@@ -55,8 +65,8 @@ impl<'a> Scan<'a> {
             depth: 0,
             nested: false,
             words: words.then(Words::default),
-            matched: BTreeSet::new(),
-            unmatched: BTreeSet::new(),
+            matched: Vec::new(),
+            unmatched: Vec::new(),
         }
     }
 
@@ -97,24 +107,19 @@ impl<'a> Scan<'a> {
     }
 
     fn run_inner(&mut self, stop: Option<char>, mut words: Option<Words>) -> Result<String, ExpandError> {
-        let mut out = String::new();
+        let mut out = String::with_capacity(if stop.is_none() { self.rest.len() } else { 0 });
         while let Some(ch) = self.peek() {
-            if out.len() > MAX_EXPANSION {
-                return Err(ExpandError::TooLarge("16 MiB"));
-            }
             if Some(ch) == stop {
                 self.next();
                 return Ok(out);
             }
             if words.is_none() {
                 // Ordinary characters in one piece.
-                let escape = self.rules.escape;
-                let ends = |ch: char| matches!(ch, '$' | '\'' | '"') || ch == escape || Some(ch) == stop;
-                let len = self.rest.find(ends).unwrap_or(self.rest.len());
+                let len = self.ordinary(stop);
                 if let Some((text, rest)) = self.rest.split_at_checked(len)
                     && len > 0
                 {
-                    out.push_str(text);
+                    self.push(&mut out, text)?;
                     self.rest = rest;
                     continue;
                 }
@@ -128,7 +133,7 @@ impl<'a> Scan<'a> {
                         }
                         text.chars().for_each(|ch| words.add(ch));
                     }
-                    out.push_str(&text);
+                    self.push(&mut out, &text)?;
                 }
                 '<' => {
                     let text = self.less();
@@ -139,7 +144,8 @@ impl<'a> Scan<'a> {
                     out.push_str(text);
                 }
                 '\'' | '"' if !self.rules.skip_quotes => {
-                    let text = if ch == '"' { self.double_quote()? } else { self.single_quote()? };
+                    let text =
+                        if ch == '"' { Cow::Owned(self.double_quote()?) } else { self.single_quote()? };
                     if let Some(words) = &mut words {
                         if std::mem::take(&mut self.nested) {
                             words.current.clear();
@@ -147,7 +153,7 @@ impl<'a> Scan<'a> {
                         words.current.push_str(&text);
                         words.inside = true;
                     }
-                    out.push_str(&text);
+                    self.push(&mut out, &text)?;
                 }
                 _ => {
                     self.next();
@@ -181,6 +187,24 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// How many bytes come before the next character that means something.
+    fn ordinary(&self, stop: Option<char>) -> usize {
+        let escape = self.rules.escape;
+        let special = |ch: char| matches!(ch, '$' | '\'' | '"') || ch == escape || Some(ch) == stop;
+        let found = if escape.is_ascii() {
+            // All of them are one byte, which is part of no longer character.
+            self.rest.bytes().position(|byte| byte.is_ascii() && special(char::from(byte)))
+        } else {
+            self.rest.find(special)
+        };
+        found.unwrap_or(self.rest.len())
+    }
+
+    fn push(&self, out: &mut String, text: &str) -> Result<(), ExpandError> {
+        out.push_str(text);
+        self.budget.text(text.len(), out.len())
+    }
+
     /// `<` alone, or `<<` with the blanks behind it, which belong to the same word.
     fn less(&mut self) -> &'a str {
         let rest = self.rest;
@@ -193,13 +217,13 @@ impl<'a> Scan<'a> {
         text
     }
 
-    fn single_quote(&mut self) -> Result<String, ExpandError> {
+    fn single_quote(&mut self) -> Result<Cow<'a, str>, ExpandError> {
         let tail = self.rest.get(1..).unwrap_or("");
         let Some(end) = tail.find('\'') else { return Err(ExpandError::UnclosedQuote("single")) };
         let (text, quoted) = (tail.get(..end).unwrap_or(""), self.rest.get(..end + 2).unwrap_or(""));
         let text = if self.rules.raw_quotes { quoted } else { text };
         self.rest = tail.get(end + 1..).unwrap_or("");
-        Ok(text.to_owned())
+        Ok(Cow::Borrowed(text))
     }
 
     fn double_quote(&mut self) -> Result<String, ExpandError> {
@@ -209,8 +233,12 @@ impl<'a> Scan<'a> {
             out.push('"');
         }
         loop {
-            if out.len() > MAX_EXPANSION {
-                return Err(ExpandError::TooLarge("16 MiB"));
+            let len = self.ordinary(None);
+            if let Some((text, rest)) = self.rest.split_at_checked(len)
+                && len > 0
+            {
+                self.push(&mut out, text)?;
+                self.rest = rest;
             }
             match self.peek() {
                 None => return Err(ExpandError::UnclosedQuote("double")),
@@ -221,7 +249,10 @@ impl<'a> Scan<'a> {
                     }
                     return Ok(out);
                 }
-                Some('$') => out.push_str(&self.dollar()?),
+                Some('$') => {
+                    let text = self.dollar()?;
+                    self.push(&mut out, &text)?;
+                }
                 Some(ch) => {
                     self.next();
                     if ch != self.rules.escape {
@@ -244,17 +275,17 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn dollar(&mut self) -> Result<String, ExpandError> {
+    fn dollar(&mut self) -> Result<Cow<'v, str>, ExpandError> {
         self.next();
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
-                return Ok("$".to_owned());
+                return Ok(Cow::Borrowed("$"));
             }
-            return Ok(match self.value(&name) {
-                Some(value) => value.to_owned(),
-                None if self.rules.keep_unset => format!("${name}"),
-                None => String::new(),
+            return Ok(match self.value(name) {
+                Some(value) => Cow::Borrowed(value),
+                None if self.rules.keep_unset => Cow::Owned(format!("${name}")),
+                None => Cow::Borrowed(""),
             });
         }
         self.next();
@@ -265,27 +296,27 @@ impl<'a> Scan<'a> {
         }
         let name = self.name();
         match self.next() {
-            Some('}') => Ok(match self.value(&name) {
-                Some(value) => value.to_owned(),
-                None if self.rules.keep_unset => format!("${{{name}}}"),
-                None => String::new(),
+            Some('}') => Ok(match self.value(name) {
+                Some(value) => Cow::Borrowed(value),
+                None if self.rules.keep_unset => Cow::Owned(format!("${{{name}}}")),
+                None => Cow::Borrowed(""),
             }),
             Some(':') => {
                 let modifier = self.next();
-                self.modified(&name, true, modifier)
+                self.modified(name, true, modifier)
             }
-            Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(&name, false, Some(modifier)),
-            Some('/') => self.replaced(&name),
+            Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(name, false, Some(modifier)),
+            Some('/') => self.replaced(name).map(Cow::Owned),
             other => Err(ExpandError::UnsupportedModifier(shown(other))),
         }
     }
 
     fn modified(
         &mut self,
-        name: &str,
+        name: &'a str,
         null_is_unset: bool,
         modifier: Option<char>,
-    ) -> Result<String, ExpandError> {
+    ) -> Result<Cow<'v, str>, ExpandError> {
         let written = || format!("{}{}", if null_is_unset { ":" } else { "" }, shown(modifier));
         let trims = matches!(modifier, Some('#' | '%'));
         if null_is_unset && trims {
@@ -295,35 +326,36 @@ impl<'a> Scan<'a> {
         let value = self.value(name);
         let Some(modifier) = modifier else { return Err(ExpandError::MissingBrace) };
         if self.rules.keep_unset && value.is_none() {
-            return Ok(format!("${{{name}{}{word}}}", written()));
+            return Ok(Cow::Owned(format!("${{{name}{}{word}}}", written())));
         }
         let missing = value.is_none() || (null_is_unset && value == Some(""));
         match modifier {
-            '-' => Ok(if missing { word } else { value.unwrap_or_default().to_owned() }),
-            '+' => Ok(if missing { String::new() } else { word }),
+            '-' => Ok(if missing { Cow::Owned(word) } else { Cow::Borrowed(value.unwrap_or_default()) }),
+            '+' => Ok(if missing { Cow::Borrowed("") } else { Cow::Owned(word) }),
             '?' if missing => {
                 let default =
                     if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
                 let message = if word.is_empty() { default.to_owned() } else { word };
                 Err(ExpandError::Required { name: name.to_owned(), message })
             }
-            '?' => Ok(value.unwrap_or_default().to_owned()),
+            '?' => Ok(Cow::Borrowed(value.unwrap_or_default())),
             '#' | '%' => {
                 let doubled = word.strip_prefix(modifier);
-                let pattern = Pattern::parse(doubled.unwrap_or(&word), modifier == '%')?;
+                let pattern = Pattern::parse(doubled.unwrap_or(&word), modifier == '%', self.budget)?;
                 let value = value.unwrap_or_default();
                 let longest = doubled.is_some();
-                if modifier == '#' {
-                    pattern.trim_start(value, longest)
+                let kept = if modifier == '#' {
+                    pattern.trim_start(value, longest)?
                 } else {
-                    pattern.trim_end(value, longest)
-                }
+                    pattern.trim_end(value, longest)?
+                };
+                Ok(Cow::Owned(kept))
             }
             _ => Err(ExpandError::UnsupportedModifier(written())),
         }
     }
 
-    fn replaced(&mut self, name: &str) -> Result<String, ExpandError> {
+    fn replaced(&mut self, name: &'a str) -> Result<String, ExpandError> {
         let all = self.peek() == Some('/');
         if all {
             self.next();
@@ -337,10 +369,10 @@ impl<'a> Scan<'a> {
         if self.rules.keep_unset && value.is_none() {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
-        Pattern::parse(&pattern, false)?.replace(value.unwrap_or_default(), &replacement, all)
+        Pattern::parse(&pattern, false, self.budget)?.replace(value.unwrap_or_default(), &replacement, all)
     }
 
-    fn name(&mut self) -> String {
+    fn name(&mut self) -> &'a str {
         let mut chars = self.rest.char_indices();
         let len = match chars.next() {
             None => 0,
@@ -355,15 +387,12 @@ impl<'a> Scan<'a> {
         };
         let (name, rest) = self.rest.split_at_checked(len).unwrap_or(("", self.rest));
         self.rest = rest;
-        name.to_owned()
+        name
     }
 
-    fn value(&mut self, name: &str) -> Option<&'a str> {
+    fn value(&mut self, name: &'a str) -> Option<&'v str> {
         let value = self.variables.value(name);
-        let seen = if value.is_some() { &mut self.matched } else { &mut self.unmatched };
-        if !seen.contains(name) {
-            seen.insert(name.to_owned());
-        }
+        if value.is_some() { self.matched.push(name) } else { self.unmatched.push(name) }
         value
     }
 }
