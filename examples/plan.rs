@@ -79,11 +79,7 @@ fn show(request: &Request, name: &str, text: &[u8]) -> Option<String> {
         }
     };
     Some(match request.form {
-        Form::Record => {
-            let mut line = record::record(&file, &plan);
-            line.insert("file".to_owned(), name.into());
-            serde_json::Value::Object(line).to_string()
-        }
+        Form::Record => record::json(&file, &plan, Some(name)),
         Form::Json => serde_json::to_string_pretty(&plan).unwrap_or_default(),
         Form::Dot => plan.to_dot(),
         Form::Steps => {

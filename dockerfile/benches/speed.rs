@@ -85,11 +85,7 @@ fn round(files: &[Vec<u8>], config: &std::sync::Arc<ImageConfig>, times: &mut Ti
     };
     times.parse.push(time(&|text| Dockerfile::parse(text).map_or(0, |file| file.instructions().len())));
     times.plan.push(time(&|text| compiled(text, config, |_, plan| plan.steps.len())));
-    times.json.push(time(&|text| {
-        compiled(text, config, |file, plan| {
-            serde_json::to_vec(&record::record(file, plan)).map_or(0, |text| text.len())
-        })
-    }));
+    times.json.push(time(&|text| compiled(text, config, |file, plan| record::json(file, plan, None).len())));
 }
 
 fn compiled(

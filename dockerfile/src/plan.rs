@@ -86,6 +86,16 @@ impl Input {
     }
 }
 
+impl Input {
+    /// The same with another number for the step.
+    pub(crate) fn map(self, place: impl Fn(StepIndex) -> StepIndex) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Step(index) => Self::Step(place(index)),
+        }
+    }
+}
+
 /// One node of the plan.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -187,6 +197,31 @@ pub struct GitSource {
     pub fetch_by_commit: bool,
     /// `checkout` or `commit`: where modification times come from.
     pub mtime: Option<String>,
+}
+
+impl Op {
+    /// Calls `change` with every tree that the operation reads beside its root.
+    pub(crate) fn each_input(&mut self, mut change: impl FnMut(&mut Input)) {
+        match self {
+            Self::Exec(exec) => {
+                for mount in &mut exec.mounts {
+                    if let MountKind::Bind { from, .. } | MountKind::Cache { from, .. } = &mut mount.kind {
+                        change(from);
+                    }
+                }
+            }
+            Self::Files(files) => {
+                for action in &mut files.actions {
+                    if let FileAction::Copy(copy) = action
+                        && let CopySource::Tree(from) = &mut copy.from
+                    {
+                        change(from);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Step {

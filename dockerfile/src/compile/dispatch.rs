@@ -375,7 +375,9 @@ impl<'a> Work<'a> {
     pub(super) fn shown(&self, node: &Node<'a>, text: &str, raw: bool) -> String {
         let rules = Expander { raw_quotes: raw, keep_unset: raw, ..self.expander };
         let text = if text.contains('$') {
-            rules.word_within(text, &node.env, &self.budget).map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
+            rules
+                .word_within(text, &node.env, &self.budget)
+                .map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
         } else {
             text.to_owned()
         };

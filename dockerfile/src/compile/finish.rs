@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Work;
-use crate::plan::{
-    Base, ContextSource, CopySource, FileAction, Input, MountKind, Op, Plan, PlanStage, Step, StepIndex,
-};
+use crate::plan::{Base, ContextSource, Input, Op, Plan, PlanStage, Step, StepIndex};
 use crate::source::{Lines, Span};
 
 /// All steps of a compilation, also those that the target turns out not to need.
@@ -120,26 +118,7 @@ impl Work<'_> {
             step.index = index;
             step.stage = step.stage.and_then(|number| number_place.get(&number).copied());
             step.root = input(step.root);
-            match &mut step.op {
-                Op::Exec(exec) => {
-                    for mount in &mut exec.mounts {
-                        if let MountKind::Bind { from, .. } | MountKind::Cache { from, .. } = &mut mount.kind
-                        {
-                            *from = input(*from);
-                        }
-                    }
-                }
-                Op::Files(files) => {
-                    for action in &mut files.actions {
-                        if let FileAction::Copy(copy) = action
-                            && let CopySource::Tree(from) = &mut copy.from
-                        {
-                            *from = input(*from);
-                        }
-                    }
-                }
-                _ => {}
-            }
+            step.op.each_input(|from| *from = input(*from));
             plan_steps.push(step);
         }
         let mut stages = Vec::with_capacity(stage_place.len());

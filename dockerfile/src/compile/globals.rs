@@ -103,10 +103,11 @@ impl<'a> Work<'a> {
                     (Some(given), _) => Some(given.clone()),
                     (None, None) => None,
                     (None, Some(default)) => {
-                        let value = self.expander.word_within(default, &args, &self.budget).map_err(|cause| {
-                            let kind = ErrorKind::Expand { word: quote(default), cause: Box::new(cause) };
-                            Diagnostic::new(kind, instruction.span, instruction.lines)
-                        })?;
+                        let value =
+                            self.expander.word_within(default, &args, &self.budget).map_err(|cause| {
+                                let kind = ErrorKind::Expand { word: quote(default), cause: Box::new(cause) };
+                                Diagnostic::new(kind, instruction.span, instruction.lines)
+                            })?;
                         Some(value.text.into_owned())
                     }
                 };
@@ -125,7 +126,9 @@ impl<'a> Work<'a> {
     /// Base names must make sense when no build argument is given.
     fn lint_default_bases(&mut self, defaults: &Env) {
         for stage in self.file.stages() {
-            let Ok(name) = self.expander.word_within(&stage.from.base, defaults, &self.budget) else { return };
+            let Ok(name) = self.expander.word_within(&stage.from.base, defaults, &self.budget) else {
+                return;
+            };
             if Reference::parse(&name.text).is_err() {
                 self.linter.report(&lint::INVALID_DEFAULT_ARG_IN_FROM, stage.instruction.lines, &[], || {
                     format!(

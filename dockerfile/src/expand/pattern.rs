@@ -73,7 +73,11 @@ impl<'a> Pattern<'a> {
             // An empty match directly behind a match does not count.
             if start != end || last_end != Some(end) {
                 let before = out.len();
-                if all { template(&mut out, replacement, matched) } else { out.push_str(replacement) }
+                if all {
+                    template(&mut out, replacement, matched)
+                } else {
+                    out.push_str(replacement)
+                }
                 self.budget.text(replacement.len() + out.len() - before, out.len())?;
             }
             copied = end;

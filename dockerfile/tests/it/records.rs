@@ -44,7 +44,9 @@ fn ours(text: &[u8], inputs: &Value) -> Map<String, Value> {
                 out.insert("error".into(), json!(errors.to_string()));
                 return out;
             }
-            Ok(Outcome::Plan(plan)) => return record::record(&file, &plan),
+            Ok(Outcome::Plan(plan)) => {
+                return serde_json::from_str(&record::json(&file, &plan, None)).unwrap();
+            }
             Ok(Outcome::NeedImages(requests)) => {
                 for request in requests {
                     images.insert(request, base.clone(), None);
@@ -57,6 +59,14 @@ fn ours(text: &[u8], inputs: &Value) -> Map<String, Value> {
 
 fn as_set(value: &Value) -> BTreeSet<String> {
     value.as_array().into_iter().flatten().map(|entry| sorted(entry).to_string()).collect()
+}
+
+/// Equal operations count as often as they are there.
+fn as_bag(value: &Value) -> Vec<String> {
+    let mut all: Vec<_> =
+        value.as_array().into_iter().flatten().map(|entry| sorted(entry).to_string()).collect();
+    all.sort();
+    all
 }
 
 fn sorted(value: &Value) -> Value {
@@ -75,7 +85,8 @@ fn sorted(value: &Value) -> Value {
 fn same(key: &str, want: &Value, got: &Value) -> bool {
     match key {
         "error" => want.is_null() == got.is_null(),
-        "warnings" | "sources" | "execs" | "files" => as_set(want) == as_set(got),
+        "warnings" => as_set(want) == as_set(got),
+        "sources" | "execs" | "files" => as_bag(want) == as_bag(got),
         _ => sorted(want) == sorted(got),
     }
 }
