@@ -44,6 +44,7 @@ pub struct Env {
 
 type Link = Option<Arc<Node>>;
 
+#[derive(Clone)]
 struct Node {
     variable: Variable,
     left: Link,
@@ -84,9 +85,7 @@ impl Env {
     pub fn set(&mut self, name: impl Into<Arc<str>>, value: impl Into<Arc<str>>, origin: Origin) {
         let variable = Variable { name: name.into(), value: value.into(), origin, order: self.next };
         self.next = self.next.saturating_add(1);
-        let (root, added) = insert(self.root.as_ref(), variable);
-        self.root = Some(root);
-        self.len += usize::from(added);
+        self.len += usize::from(insert(&mut self.root, variable));
     }
 
     /// Variables in the order of their names.
@@ -156,19 +155,30 @@ fn node(variable: Variable, left: Link, right: Link) -> Arc<Node> {
     Arc::new(Node { variable, left, right, height })
 }
 
-fn insert(link: Option<&Arc<Node>>, variable: Variable) -> (Arc<Node>, bool) {
-    let Some(at) = link else { return (node(variable, None, None), true) };
-    match variable.name.cmp(&at.variable.name) {
-        Ordering::Equal => (node(variable, at.left.clone(), at.right.clone()), false),
-        Ordering::Less => {
-            let (left, added) = insert(at.left.as_ref(), variable);
-            (balance(at.variable.clone(), Some(left), at.right.clone()), added)
+/// Puts a variable into a tree; whether it is a new one. Nodes that no other version has are changed in place.
+fn insert(link: &mut Link, variable: Variable) -> bool {
+    let Some(shared) = link else {
+        *link = Some(node(variable, None, None));
+        return true;
+    };
+    let at = Arc::make_mut(shared);
+    let added = match variable.name.cmp(&at.variable.name) {
+        Ordering::Equal => {
+            at.variable = variable;
+            return false;
         }
-        Ordering::Greater => {
-            let (right, added) = insert(at.right.as_ref(), variable);
-            (balance(at.variable.clone(), at.left.clone(), Some(right)), added)
+        Ordering::Less => insert(&mut at.left, variable),
+        Ordering::Greater => insert(&mut at.right, variable),
+    };
+    if added {
+        let (left, right) = (height(&at.left), height(&at.right));
+        if left.abs_diff(right) > 1 {
+            *shared = balance(at.variable.clone(), at.left.take(), at.right.take());
+        } else {
+            at.height = 1 + left.max(right);
         }
     }
+    added
 }
 
 /// An AVL step: the two subtrees differ by at most two in height.

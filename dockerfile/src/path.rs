@@ -5,6 +5,10 @@
 /// The shortest form of a path, by words alone (Go's `path.Clean`).
 pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
+    let plain = |part: &str| !matches!(part, "" | "." | "..");
+    if path.strip_prefix('/').unwrap_or(path).split('/').all(plain) {
+        return path.to_owned();
+    }
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -57,7 +61,7 @@ pub(crate) fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<St
     if os != "windows" {
         return Ok(path.to_owned());
     }
-    if path.chars().count() == 2 && path.ends_with(':') {
+    if path.len() == 2 && path.ends_with(':') {
         return Err(format!("No relative path specified in {}", crate::quote::quote(path)));
     }
     if path.get(..2).is_some_and(|start| to_slash(start, os) == "//") {
@@ -78,6 +82,9 @@ pub(crate) fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<St
 
 /// `path` as an absolute path below `parent`, with the target's rules. Absolute paths of Linux stay as they are written.
 pub(crate) fn normalize(parent: &str, path: &str, os: &str, keep_slash: bool) -> Result<String, String> {
+    if os != "windows" && !keep_slash && path.starts_with('/') {
+        return Ok(path.to_owned());
+    }
     let os = if os.is_empty() { "linux" } else { os };
     let original = to_slash(path, os);
     let parent = to_slash(if parent.is_empty() { "/" } else { parent }, os);
@@ -94,6 +101,16 @@ pub(crate) fn normalize(parent: &str, path: &str, os: &str, keep_slash: bool) ->
         keep_end(&original, &mut path);
     }
     Ok(to_slash(&path, os))
+}
+
+/// The destination of COPY and ADD below the working directory. On Windows the slash behind a name of one letter
+/// is lost, as it is in BuildKit.
+pub(crate) fn dest(parent: &str, path: &str, os: &str) -> Result<String, String> {
+    let path = without_drive(path, os, true)?;
+    if is_absolute(&path, os) {
+        return normalize("/", &path, os, true);
+    }
+    normalize(parent, if path.is_empty() || path == "." { "./" } else { &path }, os, true)
 }
 
 /// `path` cleaned, with the slash or `/.` at its end that says that it is a directory.
@@ -160,5 +177,8 @@ mod tests {
         assert_eq!(normalize("", "C:\\a\\b", "windows", false).unwrap(), "/a/b");
         assert!(normalize("", "D:\\a", "windows", false).is_err());
         assert_eq!(clean_dest("/a//b/"), "/a/b/");
+        assert_eq!(dest("/w", "x/", "linux").unwrap(), "/w/x/");
+        assert_eq!(dest("/w", "x/", "windows").unwrap(), "/w/x");
+        assert_eq!(dest("/w", "xy/", "windows").unwrap(), "/w/xy/");
     }
 }

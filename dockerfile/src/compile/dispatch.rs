@@ -1,5 +1,6 @@
 //! Instructions one by one: what each does to its stage.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ impl<'a> Work<'a> {
                 let mut text = String::from("ENV");
                 for (name, value) in pairs {
                     self.lint_secret(task, "ENV", &name);
-                    text.push_str(&format!(" {name}={value}"));
+                    push_all(&mut text, &[" ", &name, "=", &value]);
                     node.env.set(name.as_str(), value.as_str(), Origin::Env);
                     set_env(&mut Arc::make_mut(&mut node.config).env, &name, &value);
                 }
@@ -87,7 +88,7 @@ impl<'a> Work<'a> {
                 let pairs = self.pairs(node, task, pairs)?;
                 let mut text = String::from("LABEL");
                 for (name, value) in pairs {
-                    text.push_str(&format!(" {name}={value}"));
+                    push_all(&mut text, &[" ", &name, "=", &value]);
                     Arc::make_mut(&mut node.config).labels.insert(name, value);
                 }
                 self.commit(node, task, text, None)?;
@@ -252,7 +253,7 @@ impl<'a> Work<'a> {
         }
         match command {
             Command::Exec(words) => words.clone(),
-            Command::Shell(text) => with_shell(node, text),
+            Command::Shell(text) => with_shell(node, text.clone()),
         }
     }
 
@@ -352,40 +353,50 @@ impl<'a> Work<'a> {
         step
     }
 
+    /// The place of the next step and its text: `[build 2/5] RUN make`.
     fn progress(&self, node: &mut Node<'a>, onbuild: bool, text: &str) -> String {
+        use std::fmt::Write as _;
         node.ordinal += 1;
-        let mut out = String::from("[");
+        let mut out = String::with_capacity(node.title.len() + text.len() + 24);
+        out.push('[');
         if self.options.multi_platform
             && let Some(platform) = &node.platform
         {
-            out.push_str(&format!("{platform} "));
+            let _ = write!(out, "{platform} ");
         }
         if !node.title.is_empty() {
-            out.push_str(&format!("{} ", node.title));
+            push_all(&mut out, &[&node.title, " "]);
         }
-        let width = node.total.to_string().len();
-        out.push_str(&format!("{:>width$}/{}] ", node.ordinal, node.total));
+        let width = node.total.checked_ilog10().unwrap_or(0) as usize + 1;
+        let _ = write!(out, "{:>width$}/{}] ", node.ordinal, node.total);
         if onbuild {
             out.push_str("ONBUILD ");
         }
-        out + text
+        out.push_str(text);
+        out
     }
 
     /// An instruction's text with its variables, for progress.
-    pub(super) fn shown(&self, node: &Node<'a>, text: &str, raw: bool) -> String {
+    pub(super) fn shown<'t>(&self, node: &Node<'a>, text: &'t str, raw: bool) -> Cow<'t, str> {
         let rules = Expander { raw_quotes: raw, keep_unset: raw, ..self.expander };
         let text = if text.contains('$') {
-            rules
-                .word_within(text, &node.env, &self.budget)
-                .map_or_else(|_| text.to_owned(), |found| found.text.into_owned())
+            rules.word_within(text, &node.env, &self.budget).map_or(Cow::Borrowed(text), |found| found.text)
         } else {
-            text.to_owned()
+            Cow::Borrowed(text)
         };
-        match text.split_once(' ') {
-            Some((word, rest)) => format!("{} {rest}", word.to_uppercase()),
-            None => text.to_uppercase(),
+        let end = text.find(' ').unwrap_or(text.len());
+        let (word, rest) = text.split_at_checked(end).unwrap_or((&text, ""));
+        if word.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return text;
         }
+        Cow::Owned(word.to_uppercase() + rest)
     }
+}
+
+/// Appends texts.
+pub(super) fn push_all(out: &mut String, parts: &[&str]) {
+    out.reserve(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.push_str(part));
 }
 
 /// A refused value.
@@ -394,7 +405,7 @@ pub(super) fn value(text: impl Into<String>) -> Refusal {
 }
 
 /// The stage's shell in front of a command.
-pub(super) fn with_shell(node: &Node<'_>, text: &str) -> Vec<String> {
+pub(super) fn with_shell(node: &Node<'_>, text: String) -> Vec<String> {
     let mut args = if !node.config.shell.is_empty() {
         node.config.shell.clone()
     } else if node.image_platform.os == "windows" {
@@ -402,7 +413,7 @@ pub(super) fn with_shell(node: &Node<'_>, text: &str) -> Vec<String> {
     } else {
         ["/bin/sh", "-c"].map(str::to_owned).to_vec()
     };
-    args.push(text.to_owned());
+    args.push(text);
     args
 }
 
@@ -416,8 +427,9 @@ fn set_dir(node: &mut Node<'_>, dir: &str) -> Result<(), Refusal> {
 }
 
 fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
-    let entry = format!("{name}={value}");
-    match env.iter_mut().find(|known| known.split('=').next() == Some(name)) {
+    let mut entry = String::new();
+    push_all(&mut entry, &[name, "=", value]);
+    match env.iter_mut().find(|known| known.strip_prefix(name).is_some_and(|tail| tail.is_empty() || tail.starts_with('='))) {
         Some(known) => *known = entry,
         None => env.push(entry),
     }

@@ -96,22 +96,25 @@ impl Work<'_> {
             Input::Step(step) => moved(step).map_or(Input::Empty, Input::Step),
         };
         // Stages whose files nobody reads have no place in the plan, unless the target is built from them.
-        let mut chain = vec![target];
-        while let Some(base) = chain.last().and_then(|last| self.nodes.get(*last)).and_then(|node| node.base)
-        {
-            chain.push(base);
+        let mut chain = vec![false; self.nodes.all.len()];
+        let mut next = Some(target);
+        while let Some(slot) = next.and_then(|index| chain.get_mut(index)) {
+            *slot = true;
+            next = next.and_then(|index| self.nodes.get(index)).and_then(|node| node.base);
         }
-        let mut stage_place = BTreeMap::new();
+        let mut stage_place = vec![None; self.nodes.all.len()];
         let mut number_place = BTreeMap::new();
         for (index, node) in self.nodes.all.iter().enumerate() {
+            let Some(node) = node else { continue };
             let read = node.root.step().is_some_and(|step| moved(step).is_some());
-            if let Some(stage) = node.stage
-                && (chain.contains(&index) || (needed.get(index) == Some(&true) && read))
+            if let (Some(stage), Some(slot)) = (node.stage, stage_place.get_mut(index))
+                && (chain.get(index) == Some(&true) || (needed.get(index) == Some(&true) && read))
             {
-                number_place.insert(stage.number, stage_place.len());
-                stage_place.insert(index, stage_place.len());
+                *slot = Some(number_place.len());
+                number_place.insert(stage.number, number_place.len());
             }
         }
+        let stage_at = |index: usize| stage_place.get(index).copied().flatten();
         let mut plan_steps = Vec::with_capacity(count);
         for mut step in steps {
             let Some(index) = moved(step.index) else { continue };
@@ -121,14 +124,15 @@ impl Work<'_> {
             step.op.each_input(|from| *from = input(*from));
             plan_steps.push(step);
         }
-        let mut stages = Vec::with_capacity(stage_place.len());
-        for (index, mut node) in std::mem::take(&mut self.nodes.all).into_iter().enumerate() {
-            let (true, Some(stage)) = (stage_place.contains_key(&index), node.stage) else { continue };
+        let mut stages = Vec::with_capacity(number_place.len());
+        for (index, node) in std::mem::take(&mut self.nodes.all).into_iter().enumerate() {
+            let Some(mut node) = node else { continue };
+            let (Some(_), Some(stage)) = (stage_at(index), node.stage) else { continue };
             for entry in &mut node.history {
                 entry.step = entry.step.and_then(moved);
             }
-            let base = match (node.base.and_then(|base| stage_place.get(&base)), node.plan_base) {
-                (Some(place), _) => Base::Stage(*place),
+            let base = match (node.base.and_then(stage_at), node.plan_base) {
+                (Some(place), _) => Base::Stage(place),
                 (None, Some(Base::Image { reference, step })) => {
                     Base::Image { reference, step: step.and_then(moved) }
                 }
@@ -174,7 +178,7 @@ impl Work<'_> {
             platform: self.options.platform.clone().unwrap_or_else(|| self.options.build_platform.clone()),
             steps: plan_steps,
             stages,
-            target: stage_place.get(&target).copied().unwrap_or(0),
+            target: stage_at(target).unwrap_or(0),
             warnings: std::mem::take(&mut self.linter.warnings),
             epoch: self.epoch.take(),
         }

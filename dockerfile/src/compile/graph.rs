@@ -14,13 +14,15 @@ use crate::syntax::Instruction;
 /// All nodes, and the stages among them by name.
 #[derive(Default)]
 pub(super) struct Graph<'a> {
-    pub(super) all: Vec<Node<'a>>,
+    /// A node that is worked on is elsewhere meanwhile.
+    pub(super) all: Vec<Option<Box<Node<'a>>>>,
     by_name: BTreeMap<String, usize>,
 }
 
 impl<'a> Graph<'a> {
     /// Adds a node; a base name that is a stage's makes it built from that stage.
-    pub(super) fn add(&mut self, mut node: Node<'a>) -> usize {
+    pub(super) fn add(&mut self, node: Node<'a>) -> usize {
+        let mut node = Box::new(node);
         let index = self.all.len();
         if node.context.is_none() {
             node.base = self.by_name.get(&node.base_name).copied();
@@ -28,7 +30,7 @@ impl<'a> Graph<'a> {
         if let Some(name) = node.name() {
             self.by_name.insert(name.to_owned(), index);
         }
-        self.all.push(node);
+        self.all.push(Some(node));
         index
     }
 
@@ -41,23 +43,31 @@ impl<'a> Graph<'a> {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Node<'a>> {
-        self.all.get(index)
+        self.all.get(index)?.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Node<'a>> {
+        self.all.get_mut(index)?.as_deref_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Node<'a>> {
+        self.all.iter().flatten().map(|node| &**node)
     }
 
     /// Takes a node out to work on it; [`Graph::put`] puts it back.
-    pub(super) fn take(&mut self, index: usize) -> Node<'a> {
-        self.all.get_mut(index).map(std::mem::take).unwrap_or_default()
+    pub(super) fn take(&mut self, index: usize) -> Box<Node<'a>> {
+        self.all.get_mut(index).and_then(Option::take).unwrap_or_default()
     }
 
-    pub(super) fn put(&mut self, index: usize, node: Node<'a>) {
+    pub(super) fn put(&mut self, index: usize, node: Box<Node<'a>>) {
         if let Some(slot) = self.all.get_mut(index) {
-            *slot = node;
+            *slot = Some(node);
         }
     }
 
     /// Titles of the stages, for suggestions.
     pub(super) fn titles(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|node| node.title.as_str()).filter(|title| !title.is_empty())
+        self.iter().map(|node| node.title.as_str()).filter(|title| !title.is_empty())
     }
 
     /// The nodes that `target` needs, itself included.
@@ -65,7 +75,7 @@ impl<'a> Graph<'a> {
         let mut seen = vec![false; self.all.len()];
         let mut open = vec![target];
         while let Some(index) = open.pop() {
-            let (Some(slot), Some(node)) = (seen.get_mut(index), self.all.get(index)) else { continue };
+            let (Some(slot), Some(node)) = (seen.get_mut(index), self.get(index)) else { continue };
             if !std::mem::replace(slot, true) {
                 open.extend(node.base);
                 open.extend(&node.deps);
@@ -90,7 +100,7 @@ impl<'a> Graph<'a> {
                 continue;
             }
             while let Some((index, next)) = stack.pop() {
-                let (Some(mark), Some(node)) = (marks.get_mut(index), self.all.get(index)) else { continue };
+                let (Some(mark), Some(node)) = (marks.get_mut(index), self.get(index)) else { continue };
                 *mark = Mark::Open;
                 match node.deps.get(next) {
                     None => *mark = Mark::Done,
@@ -143,14 +153,14 @@ impl<'a> Work<'a> {
         if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
             return Err(errors);
         }
-        if let [only] = self.nodes.all.as_mut_slice() {
+        if let [Some(only)] = self.nodes.all.as_mut_slice() {
             only.title.clear();
         }
         Ok(())
     }
 
     pub(super) fn add_task(&mut self, index: usize, task: Task<'a>) {
-        if let Some(node) = self.nodes.all.get_mut(index) {
+        if let Some(node) = self.nodes.get_mut(index) {
             for source in &task.sources {
                 if !node.deps.contains(source) {
                     node.deps.push(*source);

@@ -94,7 +94,9 @@ impl Node<'_> {
         self.root = base.root;
         self.platform.clone_from(&base.platform);
         self.config = Arc::clone(&base.config);
-        Arc::make_mut(&mut self.config).on_build.clear();
+        if !self.config.on_build.is_empty() {
+            Arc::make_mut(&mut self.config).on_build.clear();
+        }
         self.author.clone_from(&base.author);
         self.image_platform = base.image_platform.clone();
         self.base_image.clone_from(&base.base_image);

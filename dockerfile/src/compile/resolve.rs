@@ -235,7 +235,11 @@ impl<'a> Work<'a> {
                 continue;
             }
             let mut node = self.nodes.take(index);
-            let mut triggers = std::mem::take(&mut Arc::make_mut(&mut node.config).on_build);
+            let mut triggers = if node.config.on_build.is_empty() {
+                Vec::new()
+            } else {
+                std::mem::take(&mut Arc::make_mut(&mut node.config).on_build)
+            };
             if node.base.is_some() && !node.triggered {
                 node.triggered = true;
                 let base = node.base.and_then(|base| self.nodes.get(base));
@@ -245,6 +249,10 @@ impl<'a> Work<'a> {
                         _ => None,
                     }
                 }));
+            }
+            if triggers.is_empty() {
+                self.nodes.put(index, node);
+                continue;
             }
             let old = std::mem::take(&mut node.tasks);
             let (span, lines) = (node.span, node.lines);
@@ -268,7 +276,7 @@ impl<'a> Work<'a> {
                 new |= !task.sources.is_empty();
                 self.add_task(index, task);
             }
-            if let Some(node) = self.nodes.all.get_mut(index) {
+            if let Some(node) = self.nodes.get_mut(index) {
                 node.total += u32::try_from(triggers.len()).unwrap_or(0);
                 node.tasks.extend(old);
             }

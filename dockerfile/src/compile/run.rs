@@ -1,6 +1,8 @@
 //! RUN.
 
-use super::dispatch::{value, with_shell};
+use std::borrow::Cow;
+
+use super::dispatch::{push_all, value, with_shell};
 use super::node::{Node, Task};
 use super::{Refusal, Work};
 use crate::Origin;
@@ -20,7 +22,7 @@ impl<'a> Work<'a> {
         run: &Run,
     ) -> Result<(), Refusal> {
         let docs = &task.instruction.heredocs;
-        let mut shown = task.instruction.text.clone();
+        let mut shown = Cow::Borrowed(task.instruction.text.as_str());
         let mut mounts = Vec::new();
         let args = match &run.command {
             Command::Exec(words) if words.is_empty() => return Err(value("arguments are required")),
@@ -34,7 +36,7 @@ impl<'a> Work<'a> {
                         let summary = first.content.trim().replace("\r\n", "\n");
                         let line = summary.lines().next().unwrap_or("");
                         let more = if summary.lines().count() > 1 { "..." } else { "" };
-                        shown.push_str(&format!(" ({line}{more})"));
+                        push_all(shown.to_mut(), &[" (", line, more, ")"]);
                         if node.image_platform.os != "windows" && data.starts_with("#!") {
                             text = format!("/dev/pipes/{}", first.name);
                             let kind = MountKind::Inline { name: first.name.clone(), data, mode: 0o755 };
@@ -50,17 +52,17 @@ impl<'a> Work<'a> {
                         }
                     }
                 }
-                with_shell(node, &text)
+                with_shell(node, text)
             }
         };
-        let mut shown_env = node.env.clone();
+        let mut shown_env = None;
         let mut sockets = Vec::new();
         for (index, written) in run.mounts.iter().enumerate() {
             let spec =
                 MountSpec::read::<Refusal2>(written, |word| self.expand(node, task, word).map_err(Refusal2))
                     .map_err(|refusal| refusal.0)?;
             if let (MountType::Secret, Some(name)) = (spec.kind, &spec.env) {
-                shown_env.set(name.as_str(), "****", Origin::Arg);
+                shown_env.get_or_insert_with(|| node.env.clone()).set(name.as_str(), "****", Origin::Arg);
             }
             let source = task.sources.get(index).copied();
             let mount = self.mount(node, spec, source, sockets.len(), task)?;
@@ -96,9 +98,9 @@ impl<'a> Work<'a> {
             shm_size: self.options.shm_size,
             ignore_cache: node.ignore_cache,
         };
-        let real = std::mem::replace(&mut node.env, shown_env);
+        let real = shown_env.map(|shown_env| std::mem::replace(&mut node.env, shown_env));
         let shown = self.shown(node, &shown, true);
-        node.env = real;
+        node.env = real.unwrap_or_else(|| std::mem::take(&mut node.env));
         let step = self.step(node, task, Op::Exec(Box::new(exec)), &shown);
         self.commit(node, task, created_by, Some(step))
     }
@@ -109,11 +111,14 @@ impl<'a> Work<'a> {
             text.push_str(&format!("|{} ", node.args.len()));
             for (name, last) in node.args.iter() {
                 let value = node.env.value(name).or(last.as_deref()).unwrap_or("");
-                text.push_str(&format!("{name}={value} "));
+                push_all(&mut text, &[name, "=", value, " "]);
             }
         }
-        text.push_str(&args.join(" "));
-        text.push_str(" # buildkit");
+        text.reserve(args.iter().map(|arg| arg.len() + 1).sum::<usize>() + 10);
+        for arg in args {
+            push_all(&mut text, &[arg, " "]);
+        }
+        text.push_str("# buildkit");
         text
     }
 

@@ -2,7 +2,7 @@
 
 use image_core::Digest;
 
-use super::dispatch::value;
+use super::dispatch::{push_all, value};
 use super::node::{Node, Task};
 use super::{Refusal, Work};
 use crate::error::ErrorKind;
@@ -47,8 +47,7 @@ impl<'a> Work<'a> {
             None => None,
         };
         let os = node.os().to_owned();
-        let relative = if dest_word.is_empty() || dest_word == "." { "./" } else { dest_word.as_str() };
-        let dest = path::normalize(&node.dir, relative, &os, true).map_err(value)?;
+        let dest = path::dest(&node.dir, &dest_word, &os).map_err(value)?;
         let template = Copy {
             from: CopySource::Tree(Input::Empty),
             source: String::new(),
@@ -80,13 +79,13 @@ impl<'a> Work<'a> {
         }
         for (flag, given) in [("chown", &chown), ("chmod", &chmod)] {
             if !given.is_empty() {
-                text.push_str(&format!(" --{flag}={given}"));
+                push_all(&mut text, &[" --", flag, "=", given]);
             }
         }
         let (span, lines) = (task.instruction.span, task.instruction.lines);
         let mut actions = Vec::new();
         for source in &sources {
-            text.push_str(&format!(" {source}"));
+            push_all(&mut text, &[" ", source]);
             let mut copy = template.clone();
             if let Some(parsed) = git::parse(source).map_err(value)? {
                 if !add {
@@ -152,12 +151,12 @@ impl<'a> Work<'a> {
             actions.push(FileAction::Copy(Box::new(copy)));
         }
         for (name, data) in inline {
-            text.push_str(&format!(" <<{name}"));
+            push_all(&mut text, &[" <<", &name]);
             let source = path::join(&["/", &name]);
             let copy = Copy { from: CopySource::Inline { name, data }, source, ..template.clone() };
             actions.push(FileAction::Copy(Box::new(copy)));
         }
-        text.push_str(&format!(" {dest_word} # buildkit"));
+        push_all(&mut text, &[" ", &dest_word, " # buildkit"]);
         let shown = self.shown(node, &task.instruction.text, false);
         let op = Op::Files(Files { actions, link: written.link, ignore_cache: node.ignore_cache });
         let step = self.step(node, task, op, &shown);
