@@ -1,7 +1,8 @@
 //! From a parsed file to a [`Plan`].
 //!
 //! The compiler does no IO. It says which images' configs it needs, and is asked again when the
-//! caller has them; it keeps nothing between two calls, so the same inputs give the same plan.
+//! caller has them. What it keeps between two calls is what no image had a part in, so the same inputs give the
+//! same plan.
 
 mod dispatch;
 mod finish;
@@ -15,6 +16,8 @@ mod run;
 mod transfer;
 
 pub use request::{ImageRequest, Images, KnownImage, NamedContext, NoCache, Options};
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
 use crate::expand::{Budget, Expander};
@@ -58,16 +61,29 @@ pub enum Outcome {
 /// assert_eq!(plan.history(plan.target)[0].created_by, "RUN /bin/sh -c make # buildkit");
 /// # Ok::<(), dockerfile::Diagnostics>(())
 /// ```
-#[derive(Clone, Debug)]
 pub struct Compiler<'a> {
     file: &'a Dockerfile,
-    options: Options,
+    options: Arc<Options>,
+    /// Work that stopped for want of images before it had looked at any.
+    waiting: Mutex<Option<Box<Work<'a>>>>,
+}
+
+impl Clone for Compiler<'_> {
+    fn clone(&self) -> Self {
+        Self { file: self.file, options: Arc::clone(&self.options), waiting: Mutex::default() }
+    }
+}
+
+impl std::fmt::Debug for Compiler<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").field("file", &self.file).field("options", &self.options).finish()
+    }
 }
 
 impl<'a> Compiler<'a> {
     /// A compiler of `file` for the request `options`.
-    pub const fn new(file: &'a Dockerfile, options: Options) -> Self {
-        Self { file, options }
+    pub fn new(file: &'a Dockerfile, options: Options) -> Self {
+        Self { file, options: Arc::new(options), waiting: Mutex::default() }
     }
 
     /// The plan, or what is missing to make it.
@@ -76,7 +92,21 @@ impl<'a> Compiler<'a> {
     ///
     /// Everything that is wrong with the file or the request, as far as it can be found.
     pub fn compile(&self, images: &Images) -> Result<Outcome, Diagnostics> {
-        Work::new(self.file, &self.options, images)?.run()
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut work = match waiting {
+            Some(work) => work,
+            None => Box::new(Work::new(self.file, Arc::clone(&self.options))?),
+        };
+        let needed = match work.resolve(images)? {
+            Ok(needed) => needed,
+            Err(missing) => {
+                if !work.saw_image {
+                    *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+                }
+                return Ok(Outcome::NeedImages(missing));
+            }
+        };
+        work.finish(&needed).map(|plan| Outcome::Plan(Box::new(plan)))
     }
 }
 
@@ -86,8 +116,7 @@ type Refusal = (ErrorKind, Option<String>);
 /// One run of the compiler.
 struct Work<'a> {
     file: &'a Dockerfile,
-    options: &'a Options,
-    images: &'a Images,
+    options: Arc<Options>,
     expander: Expander,
     /// What expansions may still cost.
     budget: Budget,
@@ -104,10 +133,15 @@ struct Work<'a> {
     errors: Vec<Diagnostic>,
     /// Bytes of text made so far.
     text: usize,
+    /// The node that is asked for.
+    target: usize,
+    /// Whether anything depends on an image's config by now.
+    saw_image: bool,
 }
 
 impl<'a> Work<'a> {
-    fn new(file: &'a Dockerfile, options: &'a Options, images: &'a Images) -> Result<Self, Diagnostics> {
+    /// Everything up to the images.
+    fn new(file: &'a Dockerfile, options: Arc<Options>) -> Result<Self, Diagnostics> {
         let check = match &options.check {
             Some(check) => Some(check.clone()),
             None => directive::find(file.source().text(), "check"),
@@ -121,15 +155,15 @@ impl<'a> Work<'a> {
                     .map_err(|error| Diagnostic::request(ErrorKind::Value(error.to_string())))?,
             ),
         };
-        Ok(Self {
+        let build_args = options.build_args.clone();
+        let mut work = Self {
             file,
             options,
-            images,
             expander: Expander::new(file.escape()),
             budget: Budget::default(),
             linter: Linter::new(config),
             ignore,
-            build_args: options.build_args.clone(),
+            build_args,
             globals: Env::new(),
             global_names: std::collections::BTreeSet::new(),
             epoch: None,
@@ -137,26 +171,26 @@ impl<'a> Work<'a> {
             steps: finish::Steps::default(),
             errors: Vec::new(),
             text: 0,
-        })
+            target: 0,
+            saw_image: false,
+        };
+        work.lint_file();
+        work.prepare_globals()?;
+        work.add_stages()?;
+        work.target = work.find_target()?;
+        work.link()?;
+        Ok(work)
     }
 
-    fn run(mut self) -> Result<Outcome, Diagnostics> {
-        self.lint_file();
-        self.prepare_globals()?;
-        self.add_stages()?;
-        let target = self.target()?;
-        self.link()?;
-        let needed = match self.resolve(target)? {
-            Ok(needed) => needed,
-            Err(missing) => return Ok(Outcome::NeedImages(missing)),
-        };
-        self.dispatch_all(&needed);
+    /// Everything behind the images.
+    fn finish(mut self, needed: &[bool]) -> Result<Plan, Diagnostics> {
+        self.dispatch_all(needed);
         if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
             return Err(errors);
         }
         if let Some(rules) = self.linter.violations() {
             return Err(Diagnostic::request(ErrorKind::Lint(rules)).into());
         }
-        Ok(Outcome::Plan(Box::new(self.finish(target, &needed))))
+        Ok(self.plan(needed))
     }
 }

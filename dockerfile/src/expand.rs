@@ -130,7 +130,8 @@ impl Expander {
         budget: &Budget,
     ) -> Result<Found<'a>, ExpandError> {
         let word = word.strip_prefix('\u{feff}').unwrap_or(word);
-        if !word.bytes().any(|byte| self.is_special(byte)) && self.escape.is_ascii() {
+        let special = word.bytes().fold(false, |seen, byte| seen | self.is_special(byte));
+        if !special && self.escape.is_ascii() {
             return Ok(Found { text: Cow::Borrowed(word), matched: Vec::new(), unmatched: Vec::new() });
         }
         let mut scan = scan::Scan::new(self, variables, word, false, budget);
@@ -161,7 +162,7 @@ impl Expander {
     }
 
     fn is_special(&self, byte: u8) -> bool {
-        matches!(byte, b'$' | b'\'' | b'"') || u32::from(byte) == self.escape as u32
+        (byte == b'$') | (byte == b'\'') | (byte == b'"') | (u32::from(byte) == self.escape as u32)
     }
 }
 

@@ -116,7 +116,7 @@ impl<'a> Parser<'a> {
     /// The next physical line with its end.
     fn next_line(&mut self) -> Option<&'a str> {
         let rest = self.text.get(self.pos..).filter(|rest| !rest.is_empty() && !self.stopped)?;
-        let len = rest.find('\n').map_or(rest.len(), |at| at + 1);
+        let len = memchr::memchr(b'\n', rest.as_bytes()).map_or(rest.len(), |at| at + 1);
         let line = rest.get(..len)?;
         let content = line.strip_suffix('\n').unwrap_or(line);
         if content.len() > MAX_LINE && content.chars().count() > MAX_LINE / 4 {

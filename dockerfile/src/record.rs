@@ -73,8 +73,14 @@ impl Writer {
 
     /// A part of a string: only quotes, backslashes and control characters need more than themselves.
     fn part(&mut self, text: &str) {
+        // Most have none; a loop without an exit goes over many bytes at once.
+        let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+        if !text.bytes().fold(false, |seen, byte| seen | special(byte)) {
+            self.0.push_str(text);
+            return;
+        }
         let mut rest = text;
-        while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        while let Some(at) = rest.bytes().position(special) {
             let Some((plain, tail)) = rest.split_at_checked(at) else { break };
             self.0.push_str(plain);
             let mut tail = tail.chars();

@@ -30,21 +30,14 @@ pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>
     best.map(|(option, _)| option)
 }
 
-/// As [`nearest`], blind to case; the answer takes the case of `word` where that is uniform.
+/// As [`nearest`], blind to case: `options` are in upper case, and so is the answer when `word` is.
 pub(crate) fn nearest_ignoring_case<'a>(
     word: &str,
     options: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
-    let lower = word.to_lowercase();
-    let options: Vec<String> = options.into_iter().map(str::to_lowercase).collect();
-    let found = nearest(&lower, options.iter().map(String::as_str))?;
-    Some(if word == lower {
-        found.to_owned()
-    } else if word == word.to_uppercase() {
-        found.to_uppercase()
-    } else {
-        found.to_owned()
-    })
+    let upper = word.to_uppercase();
+    let found = nearest(&upper, options)?;
+    Some(if word == upper { found.to_owned() } else { found.to_lowercase() })
 }
 
 fn distance(a: &str, b: &str) -> usize {
@@ -82,6 +75,6 @@ mod tests {
     fn nearest_wins() {
         assert_eq!(nearest("PATHS", ["HOME", "PATH"]), Some("PATH"));
         assert_eq!(nearest("PATH", ["PATH"]), None);
-        assert_eq!(nearest_ignoring_case("FORM", ["from", "run"]).as_deref(), Some("FROM"));
+        assert_eq!(nearest_ignoring_case("FORM", ["FROM", "RUN"]).as_deref(), Some("FROM"));
     }
 }

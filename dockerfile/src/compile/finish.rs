@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use image_core::{Platform, Reference};
+
 use super::Work;
 use crate::plan::{Base, ContextSource, Input, Op, Plan, PlanStage, Step, StepIndex};
 use crate::source::{Lines, Span};
@@ -11,7 +13,15 @@ use crate::source::{Lines, Span};
 #[derive(Default)]
 pub(super) struct Steps {
     all: Vec<Step>,
-    sources: BTreeMap<String, StepIndex>,
+    sources: BTreeMap<SourceKey, StepIndex>,
+}
+
+/// What makes two sources one.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum SourceKey {
+    Image(Reference, Platform),
+    Context(Option<String>),
+    Other(String),
 }
 
 impl Steps {
@@ -35,18 +45,22 @@ impl Steps {
 
     /// A source, once for all who read it.
     pub(super) fn source(&mut self, op: Op, span: Span, lines: Lines) -> StepIndex {
-        let (key, name) = match &op {
-            Op::Image(image) => {
-                (format!("image {} {}", image.reference, image.platform), image.reference.canonical())
-            }
-            Op::Http(http) => (format!("{http:?}"), http.url.clone()),
-            Op::Git(git) => (format!("{git:?}"), git.remote.clone()),
-            Op::Context(context) => (format!("context {:?}", context.name), "load build context".to_owned()),
-            _ => (String::new(), String::new()),
+        let key = match &op {
+            Op::Image(image) => SourceKey::Image(image.reference.clone(), image.platform.clone()),
+            Op::Http(http) => SourceKey::Other(format!("{http:?}")),
+            Op::Git(git) => SourceKey::Other(format!("{git:?}")),
+            Op::Context(context) => SourceKey::Context(context.name.clone()),
+            _ => SourceKey::Context(None),
         };
         if let Some(known) = self.sources.get(&key) {
             return *known;
         }
+        let name = match &op {
+            Op::Image(image) => image.reference.canonical(),
+            Op::Http(http) => http.url.clone(),
+            Op::Git(git) => git.remote.clone(),
+            _ => "load build context".to_owned(),
+        };
         let index = self.add(op, Input::Empty, span, lines);
         self.sources.insert(key, index);
         self.name(Input::Step(index), format!("[internal] {name}"), 0, 0);
@@ -72,7 +86,8 @@ impl Steps {
 
 impl Work<'_> {
     /// The plan: what the target needs of all that was compiled.
-    pub(super) fn finish(mut self, target: usize, needed: &[bool]) -> Plan {
+    pub(super) fn plan(mut self, needed: &[bool]) -> Plan {
+        let target = self.target;
         let steps = std::mem::take(&mut self.steps.all);
         let mut keep = vec![false; steps.len()];
         let mut open: Vec<StepIndex> =

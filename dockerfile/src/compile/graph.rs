@@ -121,7 +121,7 @@ impl<'a> Graph<'a> {
 
 impl<'a> Work<'a> {
     /// The node that is asked for.
-    pub(super) fn target(&mut self) -> Result<usize, Diagnostics> {
+    pub(super) fn find_target(&mut self) -> Result<usize, Diagnostics> {
         let Some(name) = &self.options.target else { return Ok(self.nodes.all.len().saturating_sub(1)) };
         self.nodes.find(name).ok_or_else(|| {
             let hint =

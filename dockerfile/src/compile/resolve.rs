@@ -6,7 +6,7 @@ use std::sync::Arc;
 use image_core::{ContainerConfig, ImageConfig, Platform, Reference};
 
 use super::node::Node;
-use super::request::{ImageRequest, NamedContext};
+use super::request::{ImageRequest, Images, NamedContext};
 use super::{Refusal, Work};
 use crate::Origin;
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
@@ -23,26 +23,28 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 impl<'a> Work<'a> {
     /// The platform that is built for.
-    pub(super) fn target_platform(&self) -> &'a Platform {
+    pub(super) fn target_platform(&self) -> &Platform {
         self.options.platform.as_ref().unwrap_or(&self.options.build_platform)
     }
 
     /// Resolves the bases of all nodes: which are needed, or the images that must be known first.
     pub(super) fn resolve(
         &mut self,
-        target: usize,
+        images: &Images,
     ) -> Result<Result<Vec<bool>, Vec<ImageRequest>>, Diagnostics> {
         for _ in 0..MAX_ONBUILD_ROUNDS {
-            let needed = self.nodes.reachable(target);
+            let needed = self.nodes.reachable(self.target);
             let mut missing: Vec<ImageRequest> = Vec::new();
             for index in 0..self.nodes.all.len() {
                 let needed = self.options.all_stages || needed.get(index) == Some(&true);
                 let mut node = self.nodes.take(index);
                 if node.base.is_none() && !node.dispatched && !node.resolved {
                     node.resolved = needed;
-                    match self.resolve_base(&mut node, needed) {
+                    match self.resolve_base(&mut node, needed, images) {
                         Ok(None) => {}
                         Ok(Some(request)) => {
+                            // It is asked for again.
+                            (node.resolved, node.dispatched) = (false, false);
                             if !missing.contains(&request) {
                                 missing.push(request);
                             }
@@ -51,7 +53,8 @@ impl<'a> Work<'a> {
                             self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
                         }
                     }
-                    if node.stage.is_none() {
+                    // One that only a trigger will need is resolved in a later round.
+                    if node.stage.is_none() && node.resolved {
                         node.dispatched = true;
                     }
                 }
@@ -74,14 +77,19 @@ impl<'a> Work<'a> {
         .into())
     }
 
-    fn resolve_base(&mut self, node: &mut Node<'a>, needed: bool) -> Result<Option<ImageRequest>, Refusal> {
+    fn resolve_base(
+        &mut self,
+        node: &mut Node<'a>,
+        needed: bool,
+        images: &Images,
+    ) -> Result<Option<ImageRequest>, Refusal> {
         if let Some(context) = node.context.clone() {
             if !needed {
                 return Ok(None);
             }
             node.dispatched = true;
             let name = node.context_name.clone();
-            return self.use_context(node, &name, &context);
+            return self.use_context(node, &name, &context, images);
         }
         if node.base_name == "scratch" {
             let platform = self.target_platform().clone();
@@ -91,7 +99,10 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         if needed && let Some((name, context)) = self.named_context(&node.base_name, node.platform.as_ref()) {
-            return self.use_context(node, &name, &context);
+            return self.use_context(node, &name, &context, images);
+        }
+        if let Some(reference) = node.reference.clone() {
+            return self.use_image(node, reference, needed, images);
         }
         let reference = Reference::parse(&node.base_name)
             .map_err(|cause| {
@@ -101,7 +112,7 @@ impl<'a> Work<'a> {
                 (ErrorKind::BaseName { name: quote(&node.base_name), cause: Box::new(cause) }, hint)
             })?
             .with_default_tag();
-        self.use_image(node, reference, needed)
+        self.use_image(node, reference, needed, images)
     }
 
     fn use_image(
@@ -109,6 +120,7 @@ impl<'a> Work<'a> {
         node: &mut Node<'a>,
         reference: Reference,
         needed: bool,
+        images: &Images,
     ) -> Result<Option<ImageRequest>, Refusal> {
         let platform = node.platform.clone().unwrap_or_else(|| self.target_platform().clone());
         node.reference = Some(reference.clone());
@@ -117,7 +129,8 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         let request = ImageRequest { reference: reference.clone(), platform: platform.clone() };
-        let Some(known) = self.images.image(&request) else { return Ok(Some(request)) };
+        let Some(known) = images.image(&request) else { return Ok(Some(request)) };
+        self.saw_image = true;
         let image = &known.config;
         let platform = if node.platform.is_none() && self.options.platform.is_none() {
             self.detect_platform(image, platform)
@@ -202,10 +215,11 @@ impl<'a> Work<'a> {
         node: &mut Node<'a>,
         name: &str,
         context: &NamedContext,
+        images: &Images,
     ) -> Result<Option<ImageRequest>, Refusal> {
         let op = match context {
             NamedContext::Image(reference) => {
-                return self.use_image(node, reference.with_default_tag(), true);
+                return self.use_image(node, reference.with_default_tag(), true, images);
             }
             NamedContext::Directory => {
                 Op::Context(ContextSource { name: Some(name.to_owned()), paths: Vec::new() })
