@@ -429,7 +429,10 @@ fn set_dir(node: &mut Node<'_>, dir: &str) -> Result<(), Refusal> {
 fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
     let mut entry = String::new();
     push_all(&mut entry, &[name, "=", value]);
-    match env.iter_mut().find(|known| known.strip_prefix(name).is_some_and(|tail| tail.is_empty() || tail.starts_with('='))) {
+    match env
+        .iter_mut()
+        .find(|known| known.strip_prefix(name).is_some_and(|tail| tail.is_empty() || tail.starts_with('=')))
+    {
         Some(known) => *known = entry,
         None => env.push(entry),
     }
