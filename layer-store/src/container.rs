@@ -183,6 +183,7 @@ impl Store {
             Upper::make(dir.make_dir(SNAPSHOT, 0o700)?, &layers, &*self.authority)?;
             dir.replace_json(RECORD, &record)?;
             self.places.containers.rename(&temporary, &self.places.containers, &id)?;
+            self.places.containers.sync()?;
             Ok(alive)
         })();
         let alive = match made {

@@ -216,6 +216,13 @@ impl Snapshot {
         Ok(Self { transaction, upper: Some(upper) })
     }
 
+    /// A snapshot whose upper directory is in `dir` already, over nothing.
+    pub(crate) fn over(transaction: Transaction, dir: Dir) -> Result<Self> {
+        dir.make_dir(WORK, 0o700)?;
+        let upper = Upper::open(dir, Vec::new())?;
+        Ok(Self { transaction, upper: Some(upper) })
+    }
+
     /// The directories to mount.
     ///
     /// # Errors

@@ -256,6 +256,32 @@ impl Transaction {
         Ok(unpacked)
     }
 
+    /// As [`Self::unpack`], from a file or a stream that may still be coming, and that may be compressed. Its bytes
+    /// are not kept; only the diff ID is verified.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    pub fn unpack_file(
+        &self,
+        source: impl std::io::Read + Send,
+        expected: &DiffId,
+        below: &View,
+    ) -> Result<UnpackedLayer> {
+        let stream = |source| Error::Stream { format: "compressed", source };
+        self.unpack_source(Source::sniffed(source).map_err(stream)?, expected, &Lower::Known(below))
+    }
+
+    /// Makes the tree at `path`, in overlay form, a layer: what a container or another store wrote. It is moved into
+    /// the store, so it must be on the same file system.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn adopt(&self, path: &std::path::Path, latest: Option<image_core::Timestamp>) -> Result<Layer> {
+        let dir = self.work()?;
+        dir.adopt(path, TREE)?;
+        Snapshot::over(self.clone(), dir)?.commit(latest)
+    }
+
     fn unpack_over(&self, blob: &Descriptor, expected: &DiffId, below: &Lower<'_>) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
         let source = Source::sniffed(self.open_blob(blob)?).map_err(stream)?;

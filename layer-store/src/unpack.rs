@@ -366,7 +366,7 @@ impl Unpacking<'_> {
     }
 
     fn large_file(
-        &self,
+        &mut self,
         path: &[u8],
         size: u64,
         segments: Option<Vec<Segment>>,
@@ -393,6 +393,7 @@ impl Unpacking<'_> {
                 let count = found.len();
                 reader.consume(count);
                 at += count as u64;
+                self.crew.wrote(count);
             }
         }
         holes(&mut digester, size - at);

@@ -17,6 +17,8 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 const WAITING: usize = 4;
 const CREW: usize = 4;
+/// After how many bytes writing back is started.
+const WRITE_BACK: usize = 48 << 20;
 
 /// What the crew found out.
 #[derive(Default)]
@@ -59,6 +61,8 @@ pub(super) struct Crew<'a> {
     shared: Arc<Shared>,
     batches: SyncSender<Batch>,
     batch: Batch,
+    flush: SyncSender<()>,
+    unflushed: usize,
     root: BorrowedFd<'a>,
     authority: &'a dyn FileAuthority,
     disk: &'a Disk,
@@ -79,7 +83,23 @@ impl<'a> Crew<'a> {
             let (shared, queue) = (shared.clone(), queue.clone());
             scope.spawn(move || work(&shared, &queue, root, authority, disk));
         }
-        Self { shared, batches, batch: Batch::default(), root, authority, disk }
+        // One request may wait: while the disk is busy, asking again is idle.
+        let (flush, requests) = sync_channel::<()>(1);
+        scope.spawn(move || {
+            while requests.recv().is_ok() {
+                disk.write_back(root);
+            }
+        });
+        Self { shared, batches, batch: Batch::default(), flush, unflushed: 0, root, authority, disk }
+    }
+
+    /// So many bytes went to the disk, or will.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.unflushed += bytes;
+        if self.unflushed >= WRITE_BACK {
+            self.unflushed = 0;
+            _ = self.flush.try_send(());
+        }
     }
 
     /// A whole file, made some time before [`Self::wait`] returns.
@@ -88,6 +108,7 @@ impl<'a> Crew<'a> {
         self.batch.ops.push(op);
         self.batch.files.push(number);
         self.batch.bytes += bytes;
+        self.wrote(bytes);
         if self.batch.ops.len() >= BATCH || self.batch.bytes >= BATCH_BYTES { self.send() } else { Ok(()) }
     }
 

@@ -17,8 +17,16 @@ const WAITING: usize = 12;
 
 /// Some of the stream. Its buffer goes back to be filled again.
 struct Chunk {
+    /// As long as a chunk can be: it is made once and never cleared.
     data: Vec<u8>,
+    filled: usize,
     back: Sender<Vec<u8>>,
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        self.data.get(..self.filled).unwrap_or_default()
+    }
 }
 
 impl Drop for Chunk {
@@ -51,7 +59,7 @@ pub(super) fn start<'scope, 'env>(
     let digest = scope.spawn(move || {
         let mut digester = Digester::new(algorithm);
         while let Ok(chunk) = chunks.recv() {
-            digester.update(&chunk.data);
+            digester.update(chunk.bytes());
         }
         digester.finish()
     });
@@ -67,9 +75,7 @@ fn read(
     let (back, pool) = channel::<Vec<u8>>();
     let mut total = 0_u64;
     loop {
-        let mut data = pool.try_recv().unwrap_or_default();
-        data.clear();
-        data.resize(CHUNK, 0);
+        let mut data = pool.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
         let mut filled = 0;
         let failure = loop {
             let rest = data.get_mut(filled..).unwrap_or_default();
@@ -83,7 +89,6 @@ fn read(
                 Err(source) => break Some(Error::Stream { format: "compressed", source }),
             }
         };
-        data.truncate(filled);
         total = total.saturating_add(filled as u64);
         let failure = failure
             .or_else(|| Budget::check(budget.bytes, total, "bytes").err())
@@ -96,7 +101,7 @@ fn read(
         if filled == 0 {
             return;
         }
-        let chunk = Arc::new(Chunk { data, back: back.clone() });
+        let chunk = Arc::new(Chunk { data, filled, back: back.clone() });
         if digester.send(chunk.clone()).is_err() || parser.send(Ok(chunk)).is_err() {
             return;
         }
@@ -112,7 +117,7 @@ impl Piped {
 
 impl BufRead for Piped {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let spent = self.current.as_ref().is_none_or(|chunk| self.at >= chunk.data.len());
+        let spent = self.current.as_ref().is_none_or(|chunk| self.at >= chunk.filled);
         if spent {
             self.current = None;
             self.at = 0;
@@ -126,7 +131,7 @@ impl BufRead for Piped {
                 Err(_) => {}
             }
         }
-        Ok(self.current.as_ref().and_then(|chunk| chunk.data.get(self.at..)).unwrap_or_default())
+        Ok(self.current.as_ref().and_then(|chunk| chunk.bytes().get(self.at..)).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {

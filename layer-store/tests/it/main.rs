@@ -8,5 +8,6 @@ mod corpus;
 mod damage;
 mod layers;
 mod peers;
+mod power;
 mod store;
 mod tarball;
