@@ -10,7 +10,12 @@
 //!  measure df ROOT                      what the store costs
 //!  measure check ROOT                   is it sound
 //! ```
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal"
+)]
 
 use std::error::Error;
 use std::path::Path;

@@ -463,6 +463,8 @@ impl Transaction {
         for (diff_id, encoding) in std::mem::take(&mut state.encodings) {
             self.0.store.add_encoding(&diff_id, encoding)?;
         }
+        // A sweep takes temporaries of records away; nobody makes one without the shared lock.
+        let _guard = crate::lease::guard(&places.root, rustix::fs::FlockOperation::LockShared)?;
         for (diff_id, paths) in std::mem::take(&mut state.borrows) {
             places.borrows.replace_json(&file_name(diff_id.digest()), &paths)?;
         }

@@ -58,7 +58,7 @@ pub struct ContainerUsage {
 pub struct Usage {
     /// Image by image, sizes as the sums of file sizes.
     pub images: Vec<ImageUsage>,
-    /// All layers and blobs that images need, each once.
+    /// All layers and blobs that images (and containers) need, each once.
     pub images_size: u64,
     /// Of those, what goes when every image without a container goes.
     pub images_reclaimable: u64,
@@ -146,6 +146,11 @@ impl Store {
             }
             usage.images.push(ImageUsage { id: record.id(), size, shared, containers: count });
         }
+        for layer in containers.iter().flat_map(|container| &container.layers) {
+            let (_, allocated) = sizes_of(&layer.key)?;
+            needed.layers.insert(layer.key.as_str().to_owned(), allocated);
+            pinned.layers.insert(layer.key.as_str().to_owned(), allocated);
+        }
         let cache = self.cache_records()?;
         let mut only_cache = BTreeMap::new();
         for (id, record) in cache {
@@ -177,7 +182,6 @@ impl Store {
             let (size, disk) = self.container_usage(&record.id)?;
             usage.containers.push(ContainerUsage { record, size, disk });
         }
-        // Layers of containers whose image is gone are needed, but by no image.
         for name in self.places.layers.names()? {
             if !needed.layers.contains_key(&name) && !only_cache.contains_key(&name) {
                 usage.unreferenced +=

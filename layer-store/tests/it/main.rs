@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test says its figures and what it skipped")]
 #![allow(clippy::semicolon_if_nothing_returned, clippy::too_many_lines, reason = "tables of closures")]
+#![allow(clippy::disallowed_methods, reason = "how long a test goes on is said in the environment")]
 
 mod attacks;
 mod corpus;
+mod crowd;
 mod damage;
 mod layers;
 mod peers;
 mod power;
 mod store;
 mod tarball;
+mod usage;

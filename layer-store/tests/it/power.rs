@@ -229,8 +229,7 @@ fn cut_at(place: &Path, step: u64, careless: bool) -> Option<(Vec<String>, Done)
     let mut done = Done::default();
     {
         let mount = std::fs::File::open(&disk.mount).unwrap();
-        let count = Arc::new(AtomicU64::new(0));
-        let seen = count.clone();
+        let seen = AtomicU64::new(0);
         let fault = move |_: u64| {
             let number = seen.fetch_add(1, Ordering::Relaxed);
             if number == step {
