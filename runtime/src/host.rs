@@ -44,7 +44,7 @@ impl Host {
             privilege.egid,
             privilege.is_privileged(),
         );
-        let helper = Helper::load();
+        let helper = Helper::load(false);
         let attempt = |overlay: bool| match (&helper, &maps) {
             (Ok(helper), Ok(maps)) => {
                 let maps = (!overlay || privilege.euid != 0).then(|| maps.clone());

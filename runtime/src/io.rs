@@ -39,7 +39,10 @@ impl From<std::io::PipeWriter> for Stdio {
     }
 }
 
-/// The three standard streams.
+/// The three standard streams, and further descriptors.
+///
+/// Of a process with a terminal (`process.terminal`), the streams lead to the terminal, and what is said here does not
+/// count.
 ///
 /// ```
 /// # use runtime::Io;
@@ -53,6 +56,7 @@ pub struct Io {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
+    pub(crate) preserved: Vec<OwnedFd>,
 }
 
 impl Io {
@@ -65,7 +69,7 @@ impl Io {
     /// All three are this process's own.
     #[must_use]
     pub fn inherit() -> Self {
-        Self { stdin: Stdio::Inherit, stdout: Stdio::Inherit, stderr: Stdio::Inherit }
+        Self { stdin: Stdio::Inherit, stdout: Stdio::Inherit, stderr: Stdio::Inherit, preserved: Vec::new() }
     }
 
     /// Replaces standard input.
@@ -79,6 +83,13 @@ impl Io {
     #[must_use]
     pub fn stdout(mut self, stdio: impl Into<Stdio>) -> Self {
         self.stdout = stdio.into();
+        self
+    }
+
+    /// Gives the process a further descriptor: the first one is 3, the next 4, and so on.
+    #[must_use]
+    pub fn preserve(mut self, fd: OwnedFd) -> Self {
+        self.preserved.push(fd);
         self
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    pub(crate) fn load() -> Result<Self, Error> {
+    pub(crate) fn load(_resident: bool) -> Result<Self, Error> {
         if HELPER.is_empty() {
             return Err(Error::unsupported("this architecture: no helper program was built for it"));
         }

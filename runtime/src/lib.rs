@@ -41,10 +41,10 @@
 //!
 //! # What is not there
 //!
-//! Asking for one of these is [`Error::Unsupported`], which names it, before anything is made: terminals, AppArmor and
-//! SELinux labels, idmapped mounts, joining an existing user or mount namespace, time offsets, scheduling and memory
-//! policies. Without a cgroup of its own, a container without a pid namespace of its own can leave processes behind
-//! that `delete` does not find.
+//! Asking for one of these is an error that names it, before anything is made: Intel RDT, network devices to move, a
+//! container without a mount namespace of its own, systemd as the manager of cgroups; and AppArmor or SELinux labels
+//! on a host without. Without a cgroup of its own, a container without a pid namespace of its own can leave processes
+//! behind that `delete` does not find.
 //!
 //! # Features
 //!
@@ -61,11 +61,13 @@ mod container;
 mod error;
 mod exec;
 mod exit;
+mod features;
 mod handle;
 mod hint;
 mod hook;
 mod host;
 mod id;
+mod idmap;
 mod io;
 mod launch;
 mod orphan;
@@ -85,6 +87,7 @@ pub use container::Container;
 pub use error::{Errno, Error, Hint, Phase};
 pub use exec::Exec;
 pub use exit::{Exit, ExitStatus, Usage};
+pub use features::{OCI_VERSIONS, features};
 pub use handle::{Created, Running};
 pub use host::{CgroupSetup, Host};
 pub use id::ContainerId;

@@ -8,9 +8,11 @@ mod assemble;
 mod capability;
 mod cgroup;
 mod compile;
+mod control;
 mod credential;
 mod device;
 mod exec;
+mod label;
 mod mount;
 mod namespace;
 mod option;
@@ -18,8 +20,10 @@ mod pivot;
 mod process;
 mod reach;
 mod rootfs;
+mod schedule;
 mod setting;
 mod stdio;
+mod terminal;
 mod validate;
 #[path = "../helper/wire.rs"]
 #[expect(dead_code, reason = "some of it is for the helper's side")]
@@ -32,8 +36,11 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use capability::all_names as capability_names;
 pub(crate) use compile::{Privilege, Request};
 pub(crate) use exec::{ExecRequest, HookRequest};
+pub(crate) use label::{has_apparmor, has_selinux};
+pub(crate) use option::known as mount_options;
 
 use crate::userns::IdMaps;
 use crate::{Error, Phase, Rootfs};
@@ -82,6 +89,11 @@ impl Plan {
     /// A plan that runs a hook in the namespaces of a container.
     pub(crate) fn hook(request: HookRequest<'_>) -> Result<Self, Error> {
         exec::compile_hook(request)
+    }
+
+    /// A plan that makes a user namespace and waits in it.
+    pub(crate) fn user_namespace(maps: IdMaps) -> Result<Self, Error> {
+        compile::user_namespace(maps)
     }
 
     /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.

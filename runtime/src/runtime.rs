@@ -15,7 +15,7 @@ use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
-use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status};
+use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status, idmap};
 
 /// Starts, finds and removes containers whose state lives in one directory.
 ///
@@ -81,6 +81,8 @@ impl Runtime {
             claim.group = make(group, spec, required)?;
         }
         request.group = claim.group.as_ref().map(Group::joining).transpose()?;
+        request.cgroups = claim.group.as_ref().map(|group| group.record().trees.clone()).unwrap_or_default();
+        request.opened = idmap::prepare(&self.helper, spec, &request.privilege)?;
         if options.detachable {
             request.start = Some(start_socket(&place)?);
         }
@@ -295,11 +297,12 @@ impl Drop for Claim<'_> {
 pub struct RuntimeBuilder {
     state_dir: Option<PathBuf>,
     cgroup_parent: Option<PathBuf>,
+    resident: bool,
 }
 
 impl Default for RuntimeBuilder {
     fn default() -> Self {
-        Self { state_dir: None, cgroup_parent: Some("/cooperage".into()) }
+        Self { state_dir: None, cgroup_parent: Some("/cooperage".into()), resident: true }
     }
 }
 
@@ -319,6 +322,14 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Keeps the helper program running between containers, as one small process that ends with this one or with
+    /// [`Runtime::shutdown`]. Default: yes. Without, each container starts it anew, which takes longer.
+    #[must_use]
+    pub fn resident_helper(mut self, yes: bool) -> Self {
+        self.resident = yes;
+        self
+    }
+
     /// Makes the runtime.
     ///
     /// # Errors
@@ -331,7 +342,7 @@ impl RuntimeBuilder {
         made.map_err(|source| Error::StateFile { action: "make", path: state_dir.clone(), source })?;
         Ok(Runtime {
             state_dir: state_dir.into(),
-            helper: Helper::load()?,
+            helper: Helper::load(self.resident)?,
             orphans: Orphans::new()?,
             mounts: Arc::new(Mounts::of_this_process()),
             cgroup_parent: self.cgroup_parent.map(Into::into),

@@ -115,6 +115,11 @@ pub(super) fn name(number: u32) -> String {
         .map_or_else(|| format!("capability {number}"), |(capability, _)| format!("CAP_{capability}"))
 }
 
+/// The names of all capabilities.
+pub(crate) fn all_names() -> Vec<String> {
+    NUMBERS.iter().map(|(_, number)| name(*number)).collect()
+}
+
 fn number(capability: Capability) -> u32 {
     NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |(_, number)| *number)
 }

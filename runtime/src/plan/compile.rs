@@ -8,13 +8,15 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
 use super::assemble::{Assembler, At};
 use super::cgroup::Joined;
+use super::control::Shown;
+use super::mount::Given;
 use super::namespace::{self, Namespaces};
 use super::process::{self, Program};
 use super::reach::{Kind, Links, make_in_root, statx_scratch};
 use super::rootfs::{self, Source};
 use super::wire::message;
-use super::{Plan, credential, device, mount, pivot, setting, stdio, validate};
-use crate::cgroup::Joining;
+use super::{Plan, credential, device, mount, option, pivot, schedule, setting, stdio, terminal, validate};
+use crate::cgroup::{Joining, TreeRecord};
 use crate::hook::{self, Point};
 use crate::rootfs::Tree;
 use crate::userns::IdMaps;
@@ -80,6 +82,10 @@ pub(crate) struct Request<'a> {
     pub(crate) inject: Option<(u32, i32)>,
     /// The cgroups to join.
     pub(crate) group: Option<Joining>,
+    /// What a mount of type cgroup shows.
+    pub(crate) cgroups: Vec<TreeRecord>,
+    /// Sources of mounts that the host has opened, by the mount's place in the list.
+    pub(crate) opened: BTreeMap<usize, OwnedFd>,
     /// The socket over which another process starts it.
     pub(crate) start: Option<OwnedFd>,
     pub(crate) no_pivot: bool,
@@ -95,6 +101,8 @@ impl<'a> Request<'a> {
             privilege: Privilege::of_this_process(),
             inject: None,
             group: None,
+            cgroups: Vec::new(),
+            opened: BTreeMap::new(),
             start: None,
             no_pivot: false,
         }
@@ -113,14 +121,17 @@ impl<'a> Request<'a> {
 /// Compiles the plan that creates a container.
 pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     request.check()?;
-    let Request { spec, rootfs, trees, io, privilege, inject, group, start, no_pivot } = request;
+    let Request { spec, rootfs, trees, io, privilege, inject, group, cgroups, opened, start, no_pivot } =
+        request;
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
     let unset = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&unset);
-    let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
-    if !namespaces.makes(libc::CLONE_NEWNS) {
-        return Err(Error::unsupported("a container without a new mount namespace"));
+    let mut namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
+    if !namespaces.makes(libc::CLONE_NEWNS) && !namespaces.joins(libc::CLONE_NEWNS) {
+        return Err(Error::unsupported("a container without a mount namespace of its own"));
     }
+    namespaces.set_offsets(&time_offsets(linux))?;
+    let joined_user = namespaces.joins(libc::CLONE_NEWUSER);
     let maps = maps(linux, &namespaces, &privilege)?;
     credential::check(process.user(), maps.as_ref())?;
     let source = Source::of(&rootfs)?;
@@ -129,7 +140,8 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
 
     let mut asm = Assembler::new();
     asm.inject(inject);
-    let streams = stdio::hand_over(&mut asm, io)?;
+    let terminal = process.terminal().unwrap_or(false);
+    let streams = stdio::hand_over(&mut asm, io, terminal)?;
     let group = group.map(|joining| Joined::hand_over(&mut asm, joining));
     let start = start.map(|socket| asm.fd(socket));
     let scratch = statx_scratch(&mut asm);
@@ -145,18 +157,28 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let (kept, flags) = (namespaces.only_new(), namespaces.flags());
     let cgroup_namespace = namespaces.makes(libc::CLONE_NEWCGROUP);
     namespaces.enter(&mut asm, group.as_ref().and_then(|group| group.unified));
-    begin(&mut asm, maps.as_ref(), message, group, cgroup_namespace);
+    let start_of_it =
+        Beginning { maps: maps.as_ref(), group, cgroup_namespace, joined_user, processors: None };
+    begin(&mut asm, message, start_of_it)?;
 
-    pivot::detach_from_host(&mut asm);
+    let propagation = linux.rootfs_propagation().as_deref().filter(|name| !name.is_empty());
+    let propagation = propagation.map(option::rootfs_propagation).transpose()?;
+    let slave = propagation.is_some_and(|(kind, _)| kind == libc::MS_SLAVE || kind == libc::MS_SHARED);
+    pivot::detach_from_host(&mut asm, slave);
     let root = rootfs::assemble(&mut asm, source, &mount::points(mounts, &trees), scratch);
     let null = device::host_null(&mut asm, scratch);
     setting::sysctls(&mut asm, &parameters, &kept)?;
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
     let read_only_paths = linux.readonly_paths().as_deref().unwrap_or_default();
     pivot::attach_root(&mut asm, root);
-    mount::all(&mut asm, root, mounts, &trees, scratch)?;
-    let can_mknod = maps.is_none() && privilege.has(CAP_MKNOD);
+    let shown = Shown { trees: &cgroups, namespace: cgroup_namespace };
+    mount::all(&mut asm, root, mounts, &trees, Given { opened, shown }, scratch)?;
+    let can_mknod = maps.is_none() && !joined_user && privilege.has(CAP_MKNOD);
     device::all(&mut asm, root, mounts, linux.devices().as_deref().unwrap_or_default(), can_mknod, scratch)?;
+    let slave = terminal.then(|| terminal::open(&mut asm, Some(root), process, scratch));
+    if let Some(slave) = slave {
+        terminal::console(&mut asm, root, slave);
+    }
     asm.phase(Phase::Process);
     let cwd = make_in_root(&mut asm, root, process.cwd(), Kind::Directory, Links::Follow);
     asm.close(cwd);
@@ -171,16 +193,20 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         namespace::await_go(&mut asm, message, "the host: the hooks have run");
     }
     pivot::pivot(&mut asm, root, read_only, no_pivot);
+    if let Some((kind, recursive)) = propagation {
+        pivot::propagate(&mut asm, kind, recursive);
+    }
 
     setting::names(&mut asm, spec.hostname().as_deref(), spec.domainname().as_deref(), has_uts)?;
     if new_net {
         setting::loopback(&mut asm);
     }
     setting::rlimits(&mut asm, process.rlimits().as_deref().unwrap_or_default())?;
+    process::schedule(&mut asm, process, Some(linux))?;
     process::enter_directory(&mut asm, process.cwd());
     let filter = linux.seccomp().as_ref().map(seccomp::compiled).transpose()?;
     let loading = process::become_process(&mut asm, process, maps.as_ref(), &privilege, filter)?;
-    stdio::place(&mut asm, streams);
+    streams.place(&mut asm, slave);
 
     let program = Program::of(&mut asm, process)?;
     asm.phase(Phase::Gate);
@@ -193,7 +219,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         }
     };
     namespace::await_go(&mut asm, message, "the host: start");
-    program.execute(&mut asm, &loading);
+    program.execute(&mut asm, &loading, &streams);
 
     let mut plan = asm.finish()?;
     plan.gate = gate;
@@ -211,7 +237,7 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
     let user = if maps.is_some() { libc::CLONE_NEWUSER } else { 0 };
     let flags = (user | libc::CLONE_NEWNS | libc::CLONE_NEWPID).cast_unsigned();
     namespace::birth(&mut asm, flags.into(), None);
-    begin(&mut asm, maps.as_ref(), message, None, false);
+    begin(&mut asm, message, Beginning { maps: maps.as_ref(), ..Beginning::default() })?;
     if overlay {
         asm.phase(Phase::Rootfs);
         let kind = asm.text("overlay");
@@ -226,23 +252,55 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
     Ok(plan)
 }
 
+/// Compiles the plan of a process that waits in a new user namespace.
+pub(super) fn user_namespace(maps: IdMaps) -> Result<Plan, Error> {
+    let mut asm = Assembler::new();
+    let message = asm.bytes(&[0; 16]);
+    asm.phase(Phase::Namespaces);
+    namespace::birth(&mut asm, u64::from(libc::CLONE_NEWUSER.cast_unsigned()), None);
+    namespace::await_go(&mut asm, message, "the host: the process is known and its id maps are written");
+    namespace::say_ready(&mut asm);
+    namespace::await_go(&mut asm, message, "the host: the namespace is no longer needed");
+    asm.exit(0);
+    let mut plan = asm.finish()?;
+    plan.maps = Some(maps);
+    Ok(plan)
+}
+
+/// What the first steps of a process depend on.
+#[derive(Debug, Default)]
+pub(super) struct Beginning<'a> {
+    /// The ids of a new user namespace.
+    pub(super) maps: Option<&'a IdMaps>,
+    pub(super) group: Option<Joined>,
+    /// Whether a cgroup namespace is to be made.
+    pub(super) cgroup_namespace: bool,
+    /// Whether it is in a user namespace that exists already.
+    pub(super) joined_user: bool,
+    /// The processors it may run on, if that is said, and the field that says it.
+    pub(super) processors: Option<(&'a str, &'static str)>,
+}
+
 /// The first steps of the new process.
-pub(super) fn begin(
-    asm: &mut Assembler,
-    maps: Option<&IdMaps>,
-    message: At,
-    group: Option<Joined>,
-    cgroup_namespace: bool,
-) {
+pub(super) fn begin(asm: &mut Assembler, message: At, beginning: Beginning<'_>) -> Result<(), Error> {
+    let Beginning { maps, group, cgroup_namespace, joined_user, processors } = beginning;
     asm.phase(Phase::Namespaces);
     // The host learns of the process, and writes its id maps, before the process says anything of its own.
     namespace::await_go(asm, message, "the host: the process is known and its id maps are written");
     if let Some(group) = group {
         group.join(asm);
+        if processors.is_none() {
+            schedule::any_processor(asm);
+        }
+    }
+    if let Some((list, field)) = processors {
+        schedule::affinity(asm, list, field)?;
     }
     asm.phase(Phase::Namespaces);
-    if let Some(maps) = maps {
-        credential::become_root(asm, maps);
+    match maps {
+        Some(maps) => credential::become_root(asm, maps),
+        None if joined_user => credential::become_its_root(asm),
+        None => {}
     }
     if cgroup_namespace {
         // Only now, so that its root is the group that was joined.
@@ -253,6 +311,7 @@ pub(super) fn begin(
     asm.call("umask", libc::SYS_umask, &[0.into()], "none, while files are made with exact modes");
     let name = asm.text("container-init");
     asm.call("prctl", libc::SYS_prctl, &[libc::PR_SET_NAME.into(), name.into()], "the name of the process");
+    Ok(())
 }
 
 fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result<Option<IdMaps>, Error> {
@@ -263,7 +322,8 @@ fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result
             .collect()
     };
     if namespaces.joins(libc::CLONE_NEWUSER) {
-        return Err(Error::unsupported("joining an existing user namespace"));
+        // Its ids are those it has.
+        return Ok(None);
     }
     let (uids, gids) = (ranges(linux.uid_mappings()), ranges(linux.gid_mappings()));
     if namespaces.makes(libc::CLONE_NEWUSER) {
@@ -287,4 +347,11 @@ fn maps(linux: &Linux, namespaces: &Namespaces, privilege: &Privilege) -> Result
 
 fn sysctl_map(linux: &Linux) -> BTreeMap<&str, &str> {
     linux.sysctl().iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
+fn time_offsets(linux: &Linux) -> BTreeMap<&str, (i64, u32)> {
+    let offsets = linux.time_offsets().iter().flatten();
+    offsets
+        .map(|(clock, offset)| (clock.as_str(), (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))))
+        .collect()
 }

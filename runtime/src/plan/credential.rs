@@ -18,6 +18,14 @@ pub(super) fn become_root(asm: &mut Assembler, maps: &IdMaps) {
     set_ids(asm, 0, 0);
 }
 
+/// Becomes the root of a user namespace that exists already, as far as it has one.
+pub(super) fn become_its_root(asm: &mut Assembler) {
+    asm.phase(Phase::Namespaces);
+    asm.call("setgroups", libc::SYS_setgroups, &[0.into(), 0.into()], "no groups").ignore();
+    asm.call("setresgid", libc::SYS_setresgid, &[0.into(), 0.into(), 0.into()], "gid 0").ignore();
+    asm.call("setresuid", libc::SYS_setresuid, &[0.into(), 0.into(), 0.into()], "uid 0").ignore();
+}
+
 /// Checks that every id of the user exists.
 pub(super) fn check(user: &User, maps: Option<&IdMaps>) -> Result<(), Error> {
     let Some(maps) = maps else { return Ok(()) };

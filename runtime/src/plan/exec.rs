@@ -7,9 +7,10 @@ use oci_spec::runtime::{Linux, Process};
 
 use super::assemble::{Assembler, Reg};
 use super::cgroup::Joined;
-use super::compile::{Privilege, begin};
+use super::compile::{Beginning, Privilege, begin};
 use super::process::{self, Loading, Program};
-use super::{Plan, credential, namespace, setting, stdio, validate};
+use super::reach::statx_scratch;
+use super::{Plan, credential, namespace, schedule, setting, stdio, terminal, validate};
 use crate::cgroup::Joining;
 use crate::userns::IdMaps;
 use crate::{Error, Io, Phase, seccomp};
@@ -38,7 +39,8 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     credential::check(process.user(), maps)?;
     let privilege = Privilege::of_this_process();
     let mut asm = Assembler::new();
-    let streams = stdio::hand_over(&mut asm, io)?;
+    let terminal = process.terminal().unwrap_or(false);
+    let streams = stdio::hand_over(&mut asm, io, terminal)?;
     let group = group.map(|joining| Joined::hand_over(&mut asm, joining));
     let (init, root) = (asm.fd(init), asm.fd(root));
     let message = asm.bytes(&[0; 16]);
@@ -47,10 +49,24 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     }
 
     asm.phase(Phase::Namespaces);
+    let affinity = process.exec_cpu_affinity().as_ref();
+    if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
+        schedule::affinity(&mut asm, list, "process.execCPUAffinity.initial")?;
+    }
     enter(&mut asm, init, root, namespaces);
     namespace::birth(&mut asm, 0, group.as_ref().and_then(|group| group.unified));
-    begin(&mut asm, maps, message, group, false);
+    let processors = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref());
+    let processors = processors.map(|list| (list, "process.execCPUAffinity.final"));
+    let user = namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0;
+    let joined_user = user && maps.is_none();
+    let beginning = Beginning { maps, group, cgroup_namespace: false, joined_user, processors };
+    begin(&mut asm, message, beginning)?;
+    let slave = terminal.then(|| {
+        let scratch = statx_scratch(&mut asm);
+        terminal::open(&mut asm, None, process, scratch)
+    });
     setting::rlimits(&mut asm, process.rlimits().as_deref().unwrap_or_default())?;
+    process::schedule(&mut asm, process, linux)?;
     process::enter_directory(&mut asm, process.cwd());
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compiled).transpose()?;
@@ -58,12 +74,12 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     // The change of ids may have made it so again.
     let args = [libc::PR_SET_DUMPABLE.into(), 0.into()];
     asm.call("prctl", libc::SYS_prctl, &args, "not dumpable");
-    stdio::place(&mut asm, streams);
+    streams.place(&mut asm, slave);
     let program = Program::of(&mut asm, process)?;
     asm.phase(Phase::Gate);
     namespace::say_ready(&mut asm);
     namespace::await_go(&mut asm, message, "the host: start");
-    program.execute(&mut asm, &loading);
+    program.execute(&mut asm, &loading, &streams);
     let mut plan = asm.finish()?;
     plan.programs = program.candidates;
     Ok(plan)
@@ -104,21 +120,21 @@ pub(crate) struct HookRequest<'a> {
 pub(super) fn compile_hook(request: HookRequest<'_>) -> Result<Plan, Error> {
     let HookRequest { path, args, env, io, init, root, namespaces, maps } = request;
     let mut asm = Assembler::new();
-    let streams = stdio::hand_over(&mut asm, io)?;
+    let streams = stdio::hand_over(&mut asm, io, false)?;
     let (init, root) = (asm.fd(init), asm.fd(root));
     let message = asm.bytes(&[0; 16]);
     asm.phase(Phase::Hooks);
     enter(&mut asm, init, root, namespaces);
     namespace::birth(&mut asm, 0, None);
-    begin(&mut asm, maps, message, None, false);
+    begin(&mut asm, message, Beginning { maps, ..Beginning::default() })?;
     let slash = asm.text("/");
     asm.call("chdir", libc::SYS_chdir, &[slash.into()], "the root directory");
-    stdio::place(&mut asm, streams);
+    streams.place(&mut asm, None);
     let program = Program::exactly(&mut asm, path, &args, &env);
     asm.phase(Phase::Gate);
     namespace::say_ready(&mut asm);
     namespace::await_go(&mut asm, message, "the host: start");
-    program.execute(&mut asm, &Loading::default());
+    program.execute(&mut asm, &Loading::default(), &streams);
     let mut plan = asm.finish()?;
     plan.programs = program.candidates;
     Ok(plan)

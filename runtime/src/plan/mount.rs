@@ -1,11 +1,14 @@
 //! Mounts: each is made detached, given its attributes, and attached to a descriptor beneath the root.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::Mount;
 
 use super::assemble::{Assembler, At, Reg};
+use super::control::{self, Shown};
 use super::option::{Attributes, Options};
 use super::reach::{HostFile, Kind, Links, clean, make_in_root, open_in_root};
 use super::rootfs::{self, FSCONFIG_CMD_CREATE, Source, fs_flag, fs_string};
@@ -80,12 +83,22 @@ pub(super) fn set_attributes(
     asm.call("mount_setattr", libc::SYS_mount_setattr, &args, what.to_owned());
 }
 
+/// What mounts are made from besides the Spec.
+#[derive(Debug)]
+pub(super) struct Given<'a> {
+    /// Sources that the host has opened, by the mount's place in the list.
+    pub(super) opened: BTreeMap<usize, OwnedFd>,
+    /// What a mount of type cgroup shows.
+    pub(super) shown: Shown<'a>,
+}
+
 /// Compiles the Spec's mounts, in their order. A tree comes before the first mount that goes below it.
 pub(super) fn all(
     asm: &mut Assembler,
     root: Reg,
     mounts: &[Mount],
     trees: &[Arc<Tree>],
+    mut given: Given<'_>,
     scratch: At,
 ) -> Result<(), Error> {
     asm.phase(Phase::Mounts);
@@ -97,7 +110,8 @@ pub(super) fn all(
             waiting.into_iter().partition(|tree| dest.starts_with(clean(&tree.destination)));
         waiting = after;
         self::trees(asm, root, mounts, trees, before, scratch)?;
-        one(asm, root, mount, &format!("mounts[{index}]"), scratch)?;
+        let opened = given.opened.remove(&index);
+        one(asm, root, mount, &format!("mounts[{index}]"), opened, given.shown, scratch)?;
     }
     self::trees(asm, root, mounts, trees, waiting, scratch)
 }
@@ -155,13 +169,18 @@ pub(super) fn points(mounts: &[Mount], trees: &[Arc<Tree>]) -> Vec<(PathBuf, Kin
     points
 }
 
-fn one(asm: &mut Assembler, root: Reg, mount: &Mount, field: &str, scratch: At) -> Result<(), Error> {
+fn one(
+    asm: &mut Assembler,
+    root: Reg,
+    mount: &Mount,
+    field: &str,
+    opened: Option<OwnedFd>,
+    shown: Shown<'_>,
+    scratch: At,
+) -> Result<(), Error> {
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     if let Some(option) = options.unsupported.first() {
         return Err(Error::unsupported(format!("mount option {option:?} ({field}.options)")));
-    }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::unsupported(format!("idmapped mounts ({field}.uidMappings)")));
     }
     let dest = mount.destination();
     if clean(dest).as_os_str().is_empty() {
@@ -169,7 +188,12 @@ fn one(asm: &mut Assembler, root: Reg, mount: &Mount, field: &str, scratch: At) 
     }
     let typ = mount.typ().as_deref().unwrap_or_default();
     if options.bind || typ == "bind" {
-        bind(asm, root, mount, &options, field, scratch)
+        bind(asm, root, mount, &options, field, opened, scratch)
+    } else if typ == "cgroup" || (typ == "cgroup2" && !shown.trees.is_empty()) {
+        if shown.trees.is_empty() {
+            return Err(crate::cgroup::missing(format!("{field} of type cgroup")));
+        }
+        control::mount(asm, root, mount, &options, shown, scratch)
     } else {
         filesystem(asm, root, mount, typ, &options, field)
     }
@@ -181,6 +205,7 @@ fn bind(
     mount: &Mount,
     options: &Options,
     field: &str,
+    opened: Option<OwnedFd>,
     scratch: At,
 ) -> Result<(), Error> {
     let source =
@@ -195,11 +220,17 @@ fn bind(
         ));
     }
     let file = HostFile::of_path(source, Phase::Mounts, "source")?;
-    let opened = file.open(asm, scratch, "source");
-    let recursive = if options.recursive { libc::AT_RECURSIVE.cast_unsigned() } else { 0 };
-    let made =
-        open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &format!("a copy of {}", source.display()));
-    asm.close(opened);
+    let made = match opened {
+        Some(fd) => asm.fd(fd),
+        None => {
+            let opened = file.open(asm, scratch, "source");
+            let recursive = if options.recursive { libc::AT_RECURSIVE.cast_unsigned() } else { 0 };
+            let what = format!("a copy of {}", source.display());
+            let made = open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &what);
+            asm.close(opened);
+            made
+        }
+    };
     let what = format!("{} from {}", mount.destination().display(), source.display());
     finish_attributes(asm, made, options.attributes, false, &what);
     let kind = if file.directory { Kind::Directory } else { Kind::File };
@@ -215,10 +246,8 @@ fn filesystem(
     options: &Options,
     field: &str,
 ) -> Result<(), Error> {
-    match typ {
-        "" => return Err(Error::spec(format!("{field}.type"), "missing")),
-        "cgroup" => return Err(Error::unsupported(format!("mounts of type cgroup ({field}.type)"))),
-        _ => {}
+    if typ.is_empty() {
+        return Err(Error::spec(format!("{field}.type"), "missing"));
     }
     let what = format!("{} of type {typ}", mount.destination().display());
     let kind = asm.text(typ);

@@ -1,11 +1,12 @@
 //! Making and joining namespaces, and the birth of the container's first process.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
-use super::assemble::{Assembler, At, Reg};
+use super::assemble::{Arg, Assembler, At, Reg};
 use super::wire::{CONTROL, MESSAGE, message};
 use crate::{Errno, Error, Phase};
 
@@ -24,7 +25,12 @@ pub(super) struct Namespaces {
     new: u64,
     /// Those to join, in the order in which they are joined.
     joined: Vec<(u64, String, File)>,
+    /// What is written to `timens_offsets`.
+    offsets: String,
 }
+
+/// `CLONE_NEWTIME`.
+const CLONE_NEWTIME: u64 = 0x80;
 
 /// The kinds in the order of joining: the user namespace first, as it may give the right to join the others.
 const KINDS: [(LinuxNamespaceType, u64, &str); 8] = [
@@ -60,6 +66,26 @@ impl Namespaces {
         Ok(found)
     }
 
+    /// Offsets of the clocks of a new time namespace (`time_namespaces(7)`).
+    pub(super) fn set_offsets(&mut self, offsets: &BTreeMap<&str, (i64, u32)>) -> Result<(), Error> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        if self.new & CLONE_NEWTIME == 0 {
+            return Err(Error::spec("linux.timeOffsets", "given without a new time namespace"));
+        }
+        if self.makes(libc::CLONE_NEWUSER) {
+            return Err(Error::unsupported("linux.timeOffsets in a new user namespace"));
+        }
+        for (clock, (seconds, nanoseconds)) in offsets {
+            if !matches!(*clock, "monotonic" | "boottime") {
+                return Err(Error::spec("linux.timeOffsets", format!("there is no clock {clock:?}")));
+            }
+            self.offsets.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+        }
+        Ok(())
+    }
+
     /// `CLONE_NEW*` flags of all that are made or joined.
     pub(super) fn flags(&self) -> u32 {
         let all = self.joined.iter().fold(self.new, |all, (flag, ..)| all | flag);
@@ -68,7 +94,7 @@ impl Namespaces {
 
     /// The kinds that are made, without those that are joined.
     pub(super) fn only_new(&self) -> Self {
-        Self { new: self.new, joined: Vec::new() }
+        Self { new: self.new, ..Self::default() }
     }
 
     /// Whether a namespace of this kind is made.
@@ -84,14 +110,55 @@ impl Namespaces {
     /// Joins and makes the namespaces. The steps after this are those of the new process.
     pub(super) fn enter(self, asm: &mut Assembler, unified: Option<Reg>) {
         asm.phase(Phase::Namespaces);
-        for (flag, what, file) in self.joined {
+        let user = u64::from(libc::CLONE_NEWUSER.cast_unsigned());
+        let (first, others): (Vec<_>, Vec<_>) = self.joined.into_iter().partition(|(flag, ..)| *flag == user);
+        let others: Vec<_> =
+            others.into_iter().map(|(flag, what, file)| (flag, what, asm.fd(file.into()))).collect();
+        // Those of this process's own user namespace can only be joined before another one is entered, those of the
+        // other one only after it.
+        let close = |asm: &mut Assembler, fd: Reg| {
+            asm.call("close", libc::SYS_close, &[fd.into()], "a namespace that was joined").ignore();
+        };
+        for (flag, what, fd) in others.iter().filter(|_| !first.is_empty()) {
+            let not_yet = asm.label();
+            let args = [(*fd).into(), (*flag).into()];
+            asm.call("setns", libc::SYS_setns, &args, what.clone()).on(libc::EPERM, not_yet);
+            close(asm, *fd);
+            asm.here(not_yet);
+        }
+        for (flag, what, file) in first {
             let fd = asm.fd(file.into());
             asm.call("setns", libc::SYS_setns, &[fd.into(), flag.into()], what);
-            asm.close(fd);
+            close(asm, fd);
+        }
+        for (flag, what, fd) in others {
+            let joined = asm.label();
+            // A descriptor that is closed was joined above.
+            asm.call("setns", libc::SYS_setns, &[fd.into(), flag.into()], what).on(libc::EBADF, joined);
+            close(asm, fd);
+            asm.here(joined);
+        }
+        let mut new = self.new & !u64::from(libc::CLONE_NEWCGROUP.cast_unsigned());
+        if !self.offsets.is_empty() {
+            // They can only be set while nobody is in it.
+            new &= !CLONE_NEWTIME;
+            time(asm, &self.offsets);
         }
         // The cgroup namespace is made once the groups are joined.
-        birth(asm, self.new & !u64::from(libc::CLONE_NEWCGROUP.cast_unsigned()), unified);
+        birth(asm, new, unified);
     }
+}
+
+fn time(asm: &mut Assembler, offsets: &str) {
+    asm.call("unshare", libc::SYS_unshare, &[CLONE_NEWTIME.into()], "a time namespace");
+    let path = asm.text("/proc/self/timens_offsets");
+    let args = [libc::AT_FDCWD.into(), path.into(), (libc::O_WRONLY | libc::O_CLOEXEC).into()];
+    let fd = asm.call("openat", libc::SYS_openat, &args, "/proc/self/timens_offsets").out();
+    let text = asm.text(offsets);
+    let length = u32::try_from(offsets.len()).unwrap_or(0);
+    let args = [fd.into(), text.into(), length.into()];
+    asm.call("write", libc::SYS_write, &args, format!("{:?} to /proc/self/timens_offsets", offsets.trim()));
+    asm.close(fd);
 }
 
 fn open(path: &Path) -> Result<File, Error> {
@@ -126,7 +193,7 @@ pub(super) fn birth(asm: &mut Assembler, flags: u64, unified: Option<Reg>) {
     let child = asm.label();
     asm.jump_if(pid, u64::MAX, 0, child, "this is the new process");
     let fd = asm.load(pidfd, 0, 4, "the pidfd");
-    send_fd(asm, message::PID, Some(pid), fd, "pid and pidfd");
+    send_fd(asm, CONTROL.into(), message::PID, Some(pid), fd, "pid and pidfd");
     asm.exit(0);
     asm.here(child);
 }
@@ -137,7 +204,7 @@ fn names(flags: u64) -> String {
 }
 
 /// Sends a descriptor to the host, with a number.
-pub(super) fn send_fd(asm: &mut Assembler, kind: u32, number: Option<Reg>, fd: Reg, what: &str) {
+pub(super) fn send_fd(asm: &mut Assembler, way: Arg, kind: u32, number: Option<Reg>, fd: Reg, what: &str) {
     let body = asm.bytes(&words(&[kind, 0, 0, 0]));
     if let Some(number) = number {
         asm.store(body, 4, 4, number, what);
@@ -148,7 +215,7 @@ pub(super) fn send_fd(asm: &mut Assembler, kind: u32, number: Option<Reg>, fd: R
     asm.store(control, 16, 4, fd, what);
     let iov = asm.words(&[body.into(), 16.into()]);
     let header = asm.words(&[0.into(), 0.into(), iov.into(), 1.into(), control.into(), 24.into(), 0.into()]);
-    let args = [CONTROL.into(), header.into(), libc::MSG_NOSIGNAL.into()];
+    let args = [way, header.into(), libc::MSG_NOSIGNAL.into()];
     asm.call("sendmsg", libc::SYS_sendmsg, &args, format!("the host: {what}"));
 }
 

@@ -5,6 +5,8 @@ use super::mount::{
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
 };
 
+use crate::Error;
+
 /// Attributes to set and to clear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
@@ -62,7 +64,9 @@ impl Options {
                 "bind" => self.bind = true,
                 "rbind" => (self.bind, self.recursive) = (true, true),
                 "defaults" => {}
-                "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "src-nofollow" | "dest-nofollow" => {
+                // The host has done it: see `idmap.rs`.
+                "idmap" | "ridmap" => {}
+                "tmpcopyup" | "copy-symlink" | "src-nofollow" | "dest-nofollow" => {
                     self.unsupported.push(option.to_owned());
                 }
                 _ => self.data.push(match option.split_once('=') {
@@ -99,7 +103,38 @@ fn attribute(option: &str) -> Option<Attributes> {
     }
 }
 
-fn propagation(option: &str) -> Option<(u64, bool)> {
+/// The options that are understood; others are the filesystem's own.
+pub(crate) fn known() -> Vec<String> {
+    let attributes = [
+        "ro",
+        "rw",
+        "nosuid",
+        "suid",
+        "nodev",
+        "dev",
+        "noexec",
+        "exec",
+        "nosymfollow",
+        "symfollow",
+        "nodiratime",
+        "diratime",
+        "noatime",
+        "strictatime",
+        "relatime",
+        "atime",
+        "norelatime",
+        "nostrictatime",
+    ];
+    let propagations = ["shared", "slave", "private", "unbindable"];
+    let mut names: Vec<String> =
+        attributes.iter().chain(&propagations).map(|&name| name.to_owned()).collect();
+    names.extend(attributes.iter().chain(&propagations).map(|name| format!("r{name}")));
+    names.extend(["bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned));
+    names.sort();
+    names
+}
+
+pub(super) fn propagation(option: &str) -> Option<(u64, bool)> {
     let (name, recursive) = match option.strip_prefix('r') {
         Some(name) if name == "shared" || name == "slave" || name == "private" || name == "unbindable" => {
             (name, true)
@@ -107,6 +142,14 @@ fn propagation(option: &str) -> Option<(u64, bool)> {
         _ => (option, false),
     };
     propagation_flag(name).map(|flag| (flag, recursive))
+}
+
+/// `linux.rootfsPropagation`. Without a word of its own it is recursive, as in runc.
+pub(super) fn rootfs_propagation(name: &str) -> Result<(u64, bool), Error> {
+    let (kind, recursive) = propagation(name).ok_or_else(|| {
+        Error::spec("linux.rootfsPropagation", format!("{name:?} is no kind of propagation"))
+    })?;
+    Ok((kind, recursive || kind != libc::MS_UNBINDABLE))
 }
 
 /// The `MS_*` flag of a kind of propagation.

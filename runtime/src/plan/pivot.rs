@@ -5,12 +5,14 @@ use super::mount::{MOUNT_ATTR_RDONLY, attach_over_root, set_attributes};
 use crate::Phase;
 
 /// Cuts the mount namespace's ties with the host's: nothing that is mounted here is seen there, or the reverse.
-pub(super) fn detach_from_host(asm: &mut Assembler) {
+///
+/// With `slave`, what is mounted on the host still shows here.
+pub(super) fn detach_from_host(asm: &mut Assembler, slave: bool) {
     asm.phase(Phase::Rootfs);
     let root = asm.text("/");
-    let flags = libc::MS_REC | libc::MS_PRIVATE;
-    let args = [0.into(), root.into(), 0.into(), flags.into(), 0.into()];
-    asm.call("mount", libc::SYS_mount, &args, "/, private to the container");
+    let (kind, name) = if slave { (libc::MS_SLAVE, "a slave") } else { (libc::MS_PRIVATE, "private") };
+    let args = [0.into(), root.into(), 0.into(), (libc::MS_REC | kind).into(), 0.into()];
+    asm.call("mount", libc::SYS_mount, &args, format!("/, {name} of the container's"));
 }
 
 /// Attaches the root filesystem in the mount namespace, where it can take mounts.
@@ -44,4 +46,13 @@ pub(super) fn pivot(asm: &mut Assembler, root: Reg, read_only: bool, no_pivot: b
     asm.call("chdir", libc::SYS_chdir, &[slash.into()], "the new root");
     asm.close(old);
     asm.close(root);
+}
+
+/// Sets how mounts below the container's root propagate.
+pub(super) fn propagate(asm: &mut Assembler, kind: u64, recursive: bool) {
+    asm.phase(Phase::Pivot);
+    let root = asm.text("/");
+    let flags = kind | if recursive { libc::MS_REC } else { 0 };
+    let args = [0.into(), root.into(), 0.into(), flags.into(), 0.into()];
+    asm.call("mount", libc::SYS_mount, &args, "the propagation of the root filesystem");
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Linux, Process};
 
-use super::assemble::{Assembler, At};
+use super::assemble::{Arg, Assembler, At};
 use super::capability::Sets;
 use super::compile::Privilege;
+use super::stdio::Streams;
 use super::wire::{CONTROL, message};
-use super::{credential, namespace};
+use super::{credential, label, namespace, schedule, setting};
 use crate::seccomp::{FLAG_NEW_LISTENER, Filter, to_bytes};
 use crate::userns::IdMaps;
 use crate::{Error, Phase};
@@ -86,7 +87,7 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    fn load(&self, asm: &mut Assembler) {
+    fn load(&self, asm: &mut Assembler, way: Arg) {
         let Some(filter) = &self.filter else { return };
         asm.phase(Phase::Seccomp);
         let program = asm.bytes(&to_bytes(&filter.program));
@@ -97,13 +98,36 @@ impl Loading {
         let what = format!("a filter of {} instructions", filter.program.len());
         let listener = asm.call("seccomp", libc::SYS_seccomp, &args, what).out();
         if filter.flags & FLAG_NEW_LISTENER != 0 {
-            namespace::send_fd(asm, message::LISTENER, None, listener, "the seccomp listener");
+            namespace::send_fd(asm, way, message::LISTENER, None, listener, "the seccomp listener");
             asm.close(listener);
         }
         if let Some(sets) = &self.given_up {
             sets.apply(asm);
         }
     }
+}
+
+/// How the kernel schedules it, while the process may still say so.
+pub(super) fn schedule(asm: &mut Assembler, process: &Process, linux: Option<&Linux>) -> Result<(), Error> {
+    if let Some(scheduler) = process.scheduler() {
+        schedule::scheduler(asm, scheduler)?;
+    }
+    if let Some(priority) = process.io_priority() {
+        schedule::io_priority(asm, priority)?;
+    }
+    if let Some(policy) = linux.and_then(|linux| linux.memory_policy().as_ref()) {
+        schedule::memory_policy(asm, policy)?;
+    }
+    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
+        schedule::personality(asm, personality)?;
+    }
+    let (apparmor, selinux) = (process.apparmor_profile().as_deref(), process.selinux_label().as_deref());
+    if [apparmor, selinux].iter().flatten().any(|label| !label.is_empty()) {
+        let proc = setting::private_proc(asm);
+        label::apply(asm, proc, apparmor, selinux);
+        asm.close(proc);
+    }
+    Ok(())
 }
 
 /// What to execute.
@@ -136,12 +160,15 @@ impl Program {
     }
 
     /// Replaces the helper by the program.
-    pub(super) fn execute(&self, asm: &mut Assembler, loading: &Loading) {
+    pub(super) fn execute(&self, asm: &mut Assembler, loading: &Loading, streams: &Streams) {
         asm.phase(Phase::Exec);
-        asm.close_others(&[]);
-        let args = [CONTROL.into(), libc::F_SETFD.into(), libc::FD_CLOEXEC.into()];
-        asm.call("fcntl", libc::SYS_fcntl, &args, "close the way to the host when the program starts");
-        loading.load(asm);
+        let (preserved, way) = streams.place_preserved(asm);
+        if preserved.is_empty() {
+            let args = [CONTROL.into(), libc::F_SETFD.into(), libc::FD_CLOEXEC.into()];
+            asm.call("fcntl", libc::SYS_fcntl, &args, "close the way to the host when the program starts");
+        }
+        asm.close_others(&preserved);
+        loading.load(asm, way);
         asm.phase(Phase::Exec);
         asm.exec(&self.candidates, self.args, self.env, self.shown.clone());
     }

@@ -164,6 +164,33 @@ fn open_how(asm: &mut Assembler, flags: i32, mode: u32, links: Links) -> At {
 /// Length of `struct open_how`.
 const OPEN_HOW: u32 = 24;
 
+/// Opens a file with these very flags and through no link, beneath the root; without one, beneath that of this process.
+pub(super) fn open_exactly(
+    asm: &mut Assembler,
+    root: Option<Reg>,
+    path: &str,
+    flags: i32,
+    what: &str,
+) -> Reg {
+    let slash = asm.text("/");
+    let (base, opened) = match root {
+        Some(root) => (root, None),
+        None => {
+            let args = [libc::AT_FDCWD.into(), slash.into(), (libc::O_PATH | libc::O_CLOEXEC).into()];
+            let fd = asm.call("openat", libc::SYS_openat, &args, "the root directory").out();
+            (fd, Some(fd))
+        }
+    };
+    let how = open_how(asm, flags, 0, Links::Refuse);
+    let name = asm.text(path.trim_start_matches('/'));
+    let args = [base.into(), name.into(), how.into(), OPEN_HOW.into()];
+    let fd = asm.call("openat2", libc::SYS_openat2, &args, what.to_owned()).out();
+    if let Some(opened) = opened {
+        asm.close(opened);
+    }
+    fd
+}
+
 /// Opens a path beneath the root, as `O_PATH` plus `flags`, and tells what happens when it does not exist.
 pub(super) fn open_in_root(
     asm: &mut Assembler,

@@ -69,6 +69,16 @@ pub(super) fn sysctls(
             ));
         }
     }
+    let proc = private_proc(asm);
+    for (key, value) in sysctls {
+        write(asm, proc, key, value);
+    }
+    asm.close(proc);
+    Ok(())
+}
+
+/// A procfs of the container's own that is attached nowhere, so that nothing in the root filesystem can be taken for it.
+pub(super) fn private_proc(asm: &mut Assembler) -> Reg {
     let kind = asm.text("proc");
     let what = "a private procfs";
     let fs = asm.call("fsopen", libc::SYS_fsopen, &[kind.into(), 1.into()], what).out();
@@ -76,11 +86,7 @@ pub(super) fn sysctls(
     asm.call("fsconfig", libc::SYS_fsconfig, &args, what);
     let proc = asm.call("fsmount", libc::SYS_fsmount, &[fs.into(), 1.into(), 0.into()], what).out();
     asm.close(fs);
-    for (key, value) in sysctls {
-        write(asm, proc, key, value);
-    }
-    asm.close(proc);
-    Ok(())
+    proc
 }
 
 fn write(asm: &mut Assembler, proc: Reg, key: &str, value: &str) {

@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
+use super::label;
 use crate::{Error, hook};
 
 /// Refuses what is contradictory or not done.
@@ -33,39 +34,18 @@ pub(super) fn check_process(process: &Process) -> Result<(), Error> {
     if !process.cwd().is_absolute() {
         return Err(Error::spec("process.cwd", format!("{} is not absolute", process.cwd().display())));
     }
-    let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    for (name, present) in [
-        ("process.terminal", process.terminal().unwrap_or(false)),
-        ("process.apparmorProfile", set(process.apparmor_profile())),
-        ("process.selinuxLabel", set(process.selinux_label())),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
-    ] {
-        if present {
-            return Err(Error::unsupported(name));
-        }
-    }
-    Ok(())
+    label::check(process.apparmor_profile().as_deref(), process.selinux_label().as_deref(), None)
 }
 
 fn check_linux(linux: &Linux) -> Result<(), Error> {
-    let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    label::check(None, None, linux.mount_label().as_deref())?;
     for (name, present) in [
-        ("linux.mountLabel", set(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
     ] {
         if present {
             return Err(Error::unsupported(name));
         }
-    }
-    match linux.rootfs_propagation().as_deref() {
-        None | Some("" | "private" | "rprivate") => {}
-        Some(other) => return Err(Error::unsupported(format!("linux.rootfsPropagation {other:?}"))),
     }
     Ok(())
 }
