@@ -26,7 +26,6 @@ mod stdio;
 mod terminal;
 mod validate;
 #[path = "../helper/wire.rs"]
-#[expect(dead_code, reason = "some of it is for the helper's side")]
 pub(crate) mod wire;
 
 use std::borrow::Cow;
