@@ -73,6 +73,7 @@ pub struct Build {
     engine: Engine,
     context: Context,
     dockerfile: Option<PathBuf>,
+    text: Option<Arc<[u8]>>,
     args: BTreeMap<String, String>,
     target: Option<String>,
     tags: Vec<Reference>,
@@ -144,6 +145,7 @@ impl Engine {
             engine: self.clone(),
             context,
             dockerfile: None,
+            text: None,
             args: BTreeMap::new(),
             target: None,
             tags: Vec::new(),
@@ -306,11 +308,10 @@ impl Build {
         self
     }
 
-    fn file(&self) -> PathBuf {
-        match &self.dockerfile {
-            Some(path) => path.clone(),
-            None => self.context.path().join("Dockerfile"),
-        }
+    /// The text of the Dockerfile, which then is no file of the context.
+    pub fn dockerfile_text(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.text = Some(text.into().into());
+        self
     }
 
     /// Builds.
@@ -322,19 +323,56 @@ impl Build {
     /// # Cancel safety
     /// Dropping the future kills what runs and leaves nothing but the cache of finished builds.
     pub async fn run(self) -> Result<Built> {
-        let path = self.file();
-        let text = read(&path, DOCKERFILE_LIMIT)?;
+        let identity =
+            self.context.path().map_or_else(|| PathBuf::from(self.context.identity()), Path::to_owned);
+        let hashes = Arc::new(hashes::Hashes::load(self.engine.state(), &identity));
+        let ready = {
+            let (context, state, hashes) =
+                (self.context.clone(), self.engine.state().to_owned(), hashes.clone());
+            crate::task::blocking(move || context.ready(&state, &hashes)).await?
+        };
+        let (text, file) = self.source(&ready)?;
         let parsed = Dockerfile::parse(&text).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;
-        let plan = self.compile(&parsed, &path).await?;
+        let mut options = self.options();
+        options.ignore_file = ready.ignore_text(file.as_deref())?;
+        let plan = self.compile(&parsed, options).await?;
         for warning in &plan.warnings {
             (self.events)(&Event::Warning {
                 text: format!("{}: {} (line {})", warning.rule, warning.message, warning.lines.first),
             });
         }
-        solve::solve(&self, plan, Some(path)).await
+        solve::solve(&self, plan, ready, hashes, file).await
     }
 
-    fn options(&self, dockerfile: &Path) -> Result<Options> {
+    /// The text of the Dockerfile, and its path if it is a file of the host.
+    fn source(&self, ready: &context::Ready) -> Result<(Vec<u8>, Option<PathBuf>)> {
+        if let Some(text) = &self.text {
+            return Ok((text.to_vec(), None));
+        }
+        match (&self.dockerfile, ready) {
+            (Some(path), context::Ready::Directory(_)) => {
+                Ok((read(path, DOCKERFILE_LIMIT)?, Some(path.clone())))
+            }
+            (Some(path), context::Ready::Tree(_)) => Ok((ready.read(path, DOCKERFILE_LIMIT)?, None)),
+            (None, ready) => {
+                // As BuildKit: the name in lower case will do.
+                let text = match ready.read(Path::new("Dockerfile"), DOCKERFILE_LIMIT) {
+                    Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                        let other = ready.read(Path::new("dockerfile"), DOCKERFILE_LIMIT);
+                        other.or_else(|_| ready.read(Path::new("Dockerfile"), DOCKERFILE_LIMIT))?
+                    }
+                    other => other?,
+                };
+                let file = match ready {
+                    context::Ready::Directory(root) => Some(root.join("Dockerfile")),
+                    context::Ready::Tree(_) => None,
+                };
+                Ok((text, file))
+            }
+        }
+    }
+
+    fn options(&self) -> Options {
         let mut options =
             Options::new(self.platform.clone().unwrap_or_else(|| self.engine.platform().clone()));
         options.build_platform = self.engine.platform().clone();
@@ -344,7 +382,6 @@ impl Build {
         options.hostname.clone_from(&self.hostname);
         options.extra_hosts.clone_from(&self.hosts);
         options.shm_size = self.shm_size;
-        options.ignore_file = self.context.ignore_text(Some(dockerfile))?;
         if self.no_network {
             options.network = dockerfile::plan::Network::None;
         }
@@ -361,11 +398,11 @@ impl Build {
             };
             options.contexts.insert(name.clone(), context);
         }
-        Ok(options)
+        options
     }
 
-    async fn compile(&self, parsed: &Dockerfile, path: &Path) -> Result<Plan> {
-        let compiler = Compiler::new(parsed, self.options(path)?);
+    async fn compile(&self, parsed: &Dockerfile, options: Options) -> Result<Plan> {
+        let compiler = Compiler::new(parsed, options);
         let mut images = Images::new();
         loop {
             let outcome = compiler.compile(&images).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;

@@ -195,12 +195,18 @@ pub fn pretty(value: &impl Serialize) -> String {
 ///
 /// # Errors
 /// [`crate::Error::Store`].
-pub fn images_table(engine: &Engine, now: Timestamp, full: bool, digests: bool) -> Result<Table> {
+pub fn images_table(
+    engine: &Engine,
+    now: Timestamp,
+    full: bool,
+    digests: bool,
+    repository: Option<&str>,
+) -> Result<Table> {
     let mut header = vec!["REPOSITORY", "TAG"];
     header.extend(digests.then_some("DIGEST"));
     header.extend(["IMAGE ID", "CREATED", "SIZE"]);
     let mut table = Table::new(header);
-    for row in image_rows(engine)? {
+    for row in image_rows(engine)?.into_iter().filter(|row| is_of(row, repository)) {
         let id = if full { row.image.id().to_string() } else { row.image.id().short() };
         let mut cells = vec![row.repository, row.tag];
         if digests {
@@ -210,6 +216,12 @@ pub fn images_table(engine: &Engine, now: Timestamp, full: bool, digests: bool) 
         table.row(cells);
     }
     Ok(table)
+}
+
+/// Whether `row` is what `images NAME` asks for: a repository, or a repository with a tag.
+#[must_use]
+pub fn is_of(row: &ImageRow, name: Option<&str>) -> bool {
+    name.is_none_or(|name| name == row.repository || name == format!("{}:{}", row.repository, row.tag))
 }
 
 /// One row of `images`.
@@ -288,7 +300,7 @@ pub fn containers_table(engine: &Engine, now: Timestamp, all: bool) -> Result<Ta
     let mut table = Table::new(["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
     for container in engine.store().containers()? {
         if all || container.status == ContainerStatus::Running {
-            let command = format!("\"{}\"", ellipsis(&container.command.join(" "), 20));
+            let command = format!("\"{}\"", ellipsis(&command_line(&container.command), 20));
             let id = container.id.chars().take(12).collect();
             table.row([
                 id,
@@ -302,6 +314,15 @@ pub fn containers_table(engine: &Engine, now: Timestamp, all: bool) -> Result<Ta
         }
     }
     Ok(table)
+}
+
+/// The words of a command as docker shows them: those with a blank in single quotes.
+fn command_line(words: &[String]) -> String {
+    let quoted = words.iter().map(|word| {
+        let is_plain = !word.is_empty() && !word.contains(char::is_whitespace);
+        if is_plain { word.clone() } else { format!("'{word}'") }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// `Up 3 minutes`, `Exited (0) 3 minutes ago`.

@@ -268,8 +268,10 @@ impl Engine {
             let mut pruned = Pruned::default();
             for record in store.images()? {
                 let id = record.id();
-                let names: Vec<Reference> =
+                let mut names: Vec<Reference> =
                     tags.iter().filter(|tag| tag.image == id).map(|tag| tag.name.clone()).collect();
+                // Tags first, then what they were pushed or pulled as.
+                names.sort_by_key(|name| (name.tag().is_none(), name.canonical()));
                 let dangling = !names.iter().any(|name| name.tag().is_some());
                 if used.contains(&id) || !(all || dangling) {
                     continue;

@@ -53,6 +53,11 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// The manifest of an image is there; its layers follow.
+    PullStarted {
+        /// The image, as it was asked for.
+        name: String,
+    },
     /// A layer is pulled: `Pulling fs layer`, `Already exists`, `Download complete`, `Pull complete`.
     Pull {
         /// The layer's blob.
@@ -82,6 +87,7 @@ impl fmt::Display for Event {
                 cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
             }
             Self::Warning { text } => write!(f, "WARN: {text}"),
+            Self::PullStarted { name } => write!(f, "Pulling {name}"),
             Self::Pull { digest, status } | Self::Push { digest, status } => {
                 write!(f, "{}: {status}", digest.short())
             }

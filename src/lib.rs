@@ -7,6 +7,7 @@ pub mod docker;
 mod engine;
 mod error;
 mod event;
+mod export;
 mod process;
 mod pull;
 mod push;
@@ -19,6 +20,7 @@ pub use container::{Container, Ended};
 pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};
 pub use error::{Error, Result};
 pub use event::{Event, EventSink, Stream};
+pub use export::Output;
 pub use process::Limits;
 pub use pull::Pull;
 

@@ -34,6 +34,7 @@ impl Engine {
     pub async fn pull(&self, name: &Reference, events: &EventSink) -> Result<Pull> {
         let name = name.with_default_tag();
         let fetched = self.client().manifest(&name).await?;
+        events(&Event::PullStarted { name: name.familiar() });
         let digest = fetched.descriptor.digest;
         let read = |source| Error::Document { what: format!("the manifest of {name}"), source };
         let (manifest, bytes) = match fetched.parse().map_err(read)? {

@@ -224,6 +224,16 @@ impl Op {
     }
 }
 
+impl GitSource {
+    /// Reads a word as a git reference, in any form that ADD takes; nothing when it is something else.
+    ///
+    /// # Errors
+    /// With what is wrong in its query.
+    pub fn parse(word: &str) -> Result<Option<Self>, String> {
+        Ok(crate::git::parse(word)?.map(|reference| reference.source(None, "")))
+    }
+}
+
 impl Step {
     /// All steps whose trees this one reads, the root first, each once.
     pub fn inputs(&self) -> Vec<StepIndex> {

@@ -84,9 +84,51 @@ pub(crate) struct Build {
     /// Set build-time variables
     #[arg(long)]
     pub(crate) build_arg: Vec<String>,
+    /// Set metadata for an image
+    #[arg(long)]
+    pub(crate) label: Vec<String>,
     /// Do not use the cache
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Do not cache specified stages
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Always attempt to pull all referenced images
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Secret to expose to the build (format: id=mysecret[,src=/local/secret][,env=NAME])
+    #[arg(long)]
+    pub(crate) secret: Vec<String>,
+    /// SSH agent socket to expose to the build (format: default|<id>[=<socket>])
+    #[arg(long)]
+    pub(crate) ssh: Vec<String>,
+    /// Additional build contexts (e.g., name=path, name=docker-image://image)
+    #[arg(long)]
+    pub(crate) build_context: Vec<String>,
+    /// Add a custom host-to-IP mapping (host:ip)
+    #[arg(long)]
+    pub(crate) add_host: Vec<String>,
+    /// Networking of RUN: default, host or none
+    #[arg(long, default_value = "default")]
+    pub(crate) network: String,
+    /// Shared memory size for build containers
+    #[arg(long)]
+    pub(crate) shm_size: Option<String>,
+    /// Set target platform for build
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+    /// Output destination (format: type=local|tar|oci|docker,dest=path)
+    #[arg(short, long)]
+    pub(crate) output: Vec<String>,
+    /// Shorthand for pushing the tags after the build
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Write the image ID to a file
+    #[arg(long)]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// How many steps work at once
+    #[arg(long, default_value_t = 0)]
+    pub(crate) jobs: usize,
     /// Print the image ID alone
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -146,6 +188,8 @@ pub(crate) struct Images {
     /// Show digests
     #[arg(long)]
     pub(crate) digests: bool,
+    /// Only images of this repository, or with this name
+    pub(crate) repository: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,116 @@
 //! `coop build`.
 
-use cooperage::{Context, Engine, Error, Event};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use cooperage::{Build as Building, Built, Context, Engine, Error, Event, NamedContext, Output, Secret};
 
 use crate::Outcome;
 use crate::args::Build;
 
-pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
-    let mut build = engine.build(Context::directory(&args.path)).no_cache(args.no_cache);
+/// `key=value,…` of an option; a word without `=` has an empty value.
+fn fields(text: &str) -> Vec<(&str, &str)> {
+    text.split(',').map(|field| field.split_once('=').unwrap_or((field, ""))).collect()
+}
+
+fn find<'a>(fields: &[(&str, &'a str)], names: &[&str]) -> Option<&'a str> {
+    fields.iter().find(|(name, _)| names.contains(name)).map(|(_, value)| *value)
+}
+
+/// `64m`, `1g`, `65536`, in bytes.
+fn bytes(text: &str) -> Outcome<u64> {
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.trim_end_matches('b');
+    let (digits, shift) = match lower.strip_suffix(['k', 'm', 'g']) {
+        Some(digits) => (
+            digits,
+            if lower.ends_with('k') {
+                10
+            } else if lower.ends_with('m') {
+                20
+            } else {
+                30
+            },
+        ),
+        None => (lower, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("invalid size: {text:?}"))?;
+    number
+        .checked_shl(shift)
+        .filter(|size| size >> shift == number)
+        .ok_or_else(|| format!("invalid size: {text:?}").into())
+}
+
+/// `id=NAME[,src=FILE][,env=VARIABLE]`.
+fn secret(build: Building, text: &str) -> Outcome<Building> {
+    let fields = fields(text);
+    let source = find(&fields, &["src", "source"]);
+    let variable = find(&fields, &["env"]);
+    let id = find(&fields, &["id"]).or(variable).ok_or_else(|| format!("invalid secret {text:?}: no id"))?;
+    let value = match (source, variable) {
+        (Some(path), _) => std::fs::read(path).map_err(|error| format!("secret {id}: {path}: {error}"))?,
+        (None, variable) => {
+            let name = variable.unwrap_or(id);
+            match std::env::var_os(name) {
+                Some(value) => value.into_encoded_bytes(),
+                None => std::fs::read(id).map_err(|error| format!("secret {id}: {error}"))?,
+            }
+        }
+    };
+    Ok(build.secret(id, Secret::new(value)))
+}
+
+fn ssh(build: Building, text: &str) -> Outcome<Building> {
+    let (id, socket) = text.split_once('=').unwrap_or((text, ""));
+    let socket = match socket {
+        "" => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from).ok_or("SSH_AUTH_SOCK is not set")?,
+        path => PathBuf::from(path),
+    };
+    Ok(build.ssh(id, socket))
+}
+
+fn named(build: Building, text: &str) -> Outcome<Building> {
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("invalid context value: {text}, expected key=value"))?;
+    let is_git = value.starts_with("git@")
+        || value.contains(".git#")
+        || value.ends_with(".git")
+        || value.starts_with("git://");
+    let context = match value.strip_prefix("docker-image://") {
+        Some(image) => NamedContext::Image(image.parse()?),
+        None if is_git => NamedContext::Git(value.to_owned()),
+        None => NamedContext::Directory(Context::directory(value)),
+    };
+    Ok(build.context(name, context))
+}
+
+/// `type=local,dest=out`, or a path alone.
+fn output(text: &str) -> Outcome<Option<Output>> {
+    if !text.contains('=') {
+        return Ok(Some(Output::Directory(text.into())));
+    }
+    let fields = fields(text);
+    let dest = || -> Outcome<PathBuf> {
+        Ok(find(&fields, &["dest", "destination"])
+            .ok_or_else(|| format!("output {text:?} has no dest"))?
+            .into())
+    };
+    Ok(Some(match find(&fields, &["type"]) {
+        Some("local") => Output::Directory(dest()?),
+        Some("tar") => Output::Tar(dest()?),
+        Some("oci") if find(&fields, &["tar"]) == Some("false") => Output::Layout(dest()?),
+        Some("oci" | "docker") => Output::Archive(dest()?),
+        Some("image") => return Ok(None),
+        other => return Err(format!("unknown output type {:?}", other.unwrap_or("")).into()),
+    }))
+}
+
+fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
+    let context = match args.path.to_str() {
+        Some("-") => Context::tar(std::io::stdin()),
+        _ => Context::directory(&args.path),
+    };
+    let mut build = engine.build(context).no_cache(args.no_cache).pull(args.pull).parallel(args.jobs);
     for tag in &args.tag {
         build = build.tag(tag.parse()?);
     }
@@ -21,35 +125,133 @@ pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
             }
         }
     }
-    if let Some(file) = args.file {
-        build = build.dockerfile(file);
+    // As docker's tools do: the variable is a build argument of every build.
+    if let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH")
+        && !args.build_arg.iter().any(|argument| argument.starts_with("SOURCE_DATE_EPOCH"))
+    {
+        build = build.arg("SOURCE_DATE_EPOCH", epoch.to_string_lossy());
     }
-    if let Some(target) = args.target {
+    for label in &args.label {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        build = build.label(name, value);
+    }
+    for stage in &args.no_cache_filter {
+        build = build.no_cache_stage(stage);
+    }
+    for text in &args.secret {
+        build = secret(build, text)?;
+    }
+    for text in &args.ssh {
+        build = ssh(build, text)?;
+    }
+    for text in &args.build_context {
+        build = named(build, text)?;
+    }
+    for text in &args.add_host {
+        let (name, address) =
+            text.split_once([':', '=']).ok_or_else(|| format!("bad format for add-host: {text:?}"))?;
+        let address = address
+            .trim_matches(['[', ']'])
+            .parse()
+            .map_err(|_| format!("invalid IP address in add-host: {address:?}"))?;
+        build = build.add_host(name, address);
+    }
+    build = match args.network.as_str() {
+        "default" | "host" => build,
+        "none" => build.no_network(true),
+        other => return Err(format!("network mode {other:?} not supported").into()),
+    };
+    if let Some(size) = &args.shm_size {
+        build = build.shm_size(bytes(size)?);
+    }
+    if let Some(platform) = &args.platform {
+        build = build.platform(platform.parse()?);
+    }
+    if let Some(file) = &args.file {
+        build = if file == Path::new("-") {
+            let mut text = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin(), &mut text)?;
+            build.dockerfile_text(text)
+        } else {
+            build.dockerfile(file)
+        };
+    }
+    if let Some(target) = &args.target {
         build = build.target(target);
     }
-    let quiet = args.quiet;
-    let built = build
+    Ok(build)
+}
+
+/// Draws events as `docker build --progress plain` does: a block for each vertex.
+fn render(last: &Mutex<usize>, event: &Event) {
+    let number = match event {
+        Event::StepStarted { number, .. } | Event::Output { number, .. } | Event::StepDone { number, .. } => {
+            *number
+        }
+        _ => 0,
+    };
+    let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if number != *last && *last != 0 {
+        eprintln!();
+    }
+    *last = number;
+    eprintln!("{event}");
+}
+
+pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
+    let outputs: Vec<Option<Output>> = args.output.iter().map(|text| output(text)).collect::<Outcome<_>>()?;
+    let (quiet, last) = (args.quiet, std::sync::Arc::new(Mutex::new(0)));
+    let seen = last.clone();
+    let built = configure(engine, &args)?
         .on_event(move |event: &Event| {
             if !quiet {
-                eprintln!("{event}");
+                render(&seen, event);
             }
         })
         .run()
         .await;
-    match built {
-        Ok(built) if quiet => println!("{}", built.image.id()),
-        Ok(built) => {
-            eprintln!("writing image {} done", built.image.id());
-            for tag in &args.tag {
-                let name: cooperage::image::Reference = tag.parse()?;
-                eprintln!("naming to {} done", name.with_default_tag().canonical());
-            }
-        }
-        Err(Error::StepFailed { step, command, exit_code, log, .. }) => {
-            eprintln!("------\n > {step}:\n{log}------");
+    let built = match built {
+        Ok(built) => built,
+        Err(Error::StepFailed { step, command, exit_code, log, line, .. }) => {
+            eprintln!("------\n > {step}:\n{log}------\nDockerfile:{line}");
             return Err(format!("ERROR: failed to solve: process {command:?} did not complete successfully: exit code: {exit_code}").into());
         }
+        Err(Error::Dockerfile(diagnostics)) => {
+            return Err(format!("ERROR: failed to solve: {diagnostics}").into());
+        }
         Err(error) => return Err(error.into()),
+    };
+    let began = std::time::Instant::now();
+    finish(engine, &args, &built, outputs).await?;
+    if quiet {
+        println!("{}", built.image.id());
+    } else {
+        let number = *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) + 1;
+        eprintln!("\n#{number} exporting to image\n#{number} exporting layers done");
+        eprintln!("#{number} writing image {} done", built.image.id());
+        for tag in &args.tag {
+            let name: cooperage::image::Reference = tag.parse()?;
+            eprintln!("#{number} naming to {} done", name.with_default_tag().canonical());
+        }
+        eprintln!("#{number} DONE {:.1}s", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+async fn finish(engine: &Engine, args: &Build, built: &Built, outputs: Vec<Option<Output>>) -> Outcome {
+    let names: Vec<cooperage::image::Reference> =
+        args.tag.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
+    for output in outputs.into_iter().flatten() {
+        engine.export(&built.image, &names, &output).await?;
+    }
+    if args.push {
+        let events: cooperage::EventSink = std::sync::Arc::new(|_| ());
+        for name in &names {
+            engine.push(&built.image, name, &events).await?;
+        }
+    }
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, built.image.id().to_string())?;
     }
     Ok(())
 }

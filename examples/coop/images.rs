@@ -32,12 +32,18 @@ pub(crate) fn tag(engine: &Engine, source: &str, target: &str) -> Outcome {
 pub(crate) fn list(engine: &Engine, args: &Images) -> Outcome {
     if args.quiet {
         for row in docker::image_rows(engine)? {
+            if !docker::is_of(&row, args.repository.as_deref()) {
+                continue;
+            }
             let id = row.image.id();
             println!("{}", if args.no_trunc { id.to_string() } else { id.short() });
         }
         return Ok(());
     }
-    println!("{}", docker::images_table(engine, engine.now(), args.no_trunc, args.digests)?);
+    println!(
+        "{}",
+        docker::images_table(engine, engine.now(), args.no_trunc, args.digests, args.repository.as_deref())?
+    );
     Ok(())
 }
 

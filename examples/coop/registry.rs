@@ -12,6 +12,7 @@ use crate::Outcome;
 use crate::args::Login;
 
 const HUB: &str = "docker.io";
+const NO_CREDENTIALS: &str = "no basic auth credentials";
 const HELP: &str = "WARNING! Your credentials are stored unencrypted in";
 
 fn progress() -> EventSink {
@@ -25,7 +26,7 @@ fn progress() -> EventSink {
 fn explain(error: Error, name: &Reference) -> Box<dyn std::error::Error> {
     let Error::Registry(inner) = &error else { return error.into() };
     if inner.is_unauthorized() && inner.code().is_none_or(|code| code == "UNAUTHORIZED") {
-        return "no basic auth credentials".into();
+        return NO_CREDENTIALS.into();
     }
     if inner.is_not_found() {
         return format!(
@@ -43,8 +44,25 @@ pub(crate) async fn pull(engine: &Engine, name: &str) -> Outcome {
     if given != name {
         println!("Using default tag: latest");
     }
-    println!("{}: Pulling from {}", name.tag().unwrap_or("digest"), name.path());
-    let pulled = engine.pull(&name, &progress()).await.map_err(|error| explain(error, &name))?;
+    let (layers, title) =
+        (progress(), format!("{}: Pulling from {}", name.tag().unwrap_or("digest"), name.path()));
+    let events: EventSink = std::sync::Arc::new(move |event: &Event| match event {
+        Event::PullStarted { .. } => println!("{title}"),
+        other => layers(other),
+    });
+    let pulled = engine.pull(&name, &events).await.map_err(|error| {
+        let text = explain(error, &name).to_string();
+        let is_refused = text == NO_CREDENTIALS;
+        let what =
+            name.tag().map_or_else(|| name.digest().map(ToString::to_string), |tag| Some(tag.to_owned()));
+        let (host, path, what) = (name.domain(), name.path(), what.unwrap_or_default());
+        match is_refused {
+            true => format!(
+                "Error response from daemon: Head \"http://{host}/v2/{path}/manifests/{what}\": {text}"
+            ),
+            false => text,
+        }
+    })?;
     println!("Digest: {}", pulled.digest);
     let status = if pulled.up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
     println!("Status: {status} {}\n{}", name.familiar(), name.canonical());

@@ -3,13 +3,18 @@
 //! What begins like gzip, bzip2, xz, zstd or tar is taken for an archive. No entry leads out of the destination: names
 //! are cleaned, and links are followed inside the image's root only. Owners, modes and times are the archive's.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
 
 use layer_store::{Composer, Entry, Kind};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use tar::{Archive, EntryType};
 
 use super::copy::resolve;
-use super::tree::components;
+use super::hashes::{Hashes, Stat};
+use super::tree::{Content, Disk, Node, NodeKind, Tree, components};
 use crate::error::{Error, Result};
 
 /// More entries than this are refused: memory is bounded.
@@ -93,6 +98,74 @@ pub(super) fn extract(mut archive: Entries, composer: &mut Composer, dest: &[u8]
         })?;
     }
     Ok(())
+}
+
+/// A tar stream as a tree: what a context in a tar is. Contents go to a scratch directory.
+pub(super) fn tree(stream: Box<dyn Read + Send>, state: &Path, hashes: &Arc<Hashes>) -> Result<Tree> {
+    let name = "the tar stream of the context";
+    let refuse =
+        |reason: &str| Error::Io { path: name.into(), source: std::io::Error::other(reason.to_owned()) };
+    let Some(mut archive) = open(stream, name)? else { return Err(refuse("it is no tar archive")) };
+    let scratch = super::git::scratch(state)?;
+    let root = rustix::fs::open(&scratch.0, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = Arc::new(root.map_err(|errno| fail(name)(errno.into()))?);
+    let mut nodes: BTreeMap<Vec<u8>, Node> = BTreeMap::new();
+    for (count, entry) in archive.entries().map_err(fail(name))?.enumerate() {
+        let mut entry = entry.map_err(fail(name))?;
+        if count >= ENTRIES_LIMIT {
+            return Err(refuse("it has too many entries"));
+        }
+        let path = clean(&entry.path_bytes()).ok_or_else(|| refuse("a name leads out of it"))?;
+        let header = entry.header().clone();
+        let number = |value: std::io::Result<u64>| {
+            value
+                .ok()
+                .and_then(|value| u32::try_from(value).ok())
+                .ok_or_else(|| refuse("a header cannot be read"))
+        };
+        let kind = match header.entry_type() {
+            EntryType::Directory => NodeKind::Directory,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let file = scratch.0.join(count.to_string());
+                let mut out = std::fs::File::create(&file).map_err(fail(name))?;
+                std::io::copy(&mut entry, &mut out).map_err(fail(name))?;
+                let seen = rustix::fs::statx(&out, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+                let seen = Stat::of(&seen.map_err(|errno| fail(name)(errno.into()))?);
+                let disk = Disk::new(root.clone(), count.to_string().into_bytes(), seen, hashes.clone());
+                NodeKind::File(Content::Disk(Arc::new(disk)))
+            }
+            EntryType::Symlink => NodeKind::Symlink(
+                entry.link_name_bytes().ok_or_else(|| refuse("a link to nothing"))?.into_owned(),
+            ),
+            EntryType::Link => {
+                let link = entry.link_name_bytes().and_then(|link| clean(&link));
+                let first = link.and_then(|link| nodes.get_mut(&link));
+                let first = first.ok_or_else(|| refuse("a hard link to nothing"))?;
+                first.link.get_or_insert((0, count as u64));
+                let node = first.clone();
+                nodes.insert(path, node);
+                continue;
+            }
+            EntryType::XGlobalHeader => continue,
+            _ => NodeKind::Other,
+        };
+        let mut node = Node::plain(kind, header.mode().map_err(fail(name))? & 0o7777);
+        (node.uid, node.gid) = (number(header.uid())?, number(header.gid())?);
+        node.mtime = (i64::try_from(header.mtime().map_err(fail(name))?).unwrap_or(0), 0);
+        nodes.insert(path, node);
+    }
+    // Directories that have no entry of their own.
+    let paths: Vec<Vec<u8>> = nodes.keys().cloned().collect();
+    for path in paths {
+        let mut parent = path.as_slice();
+        while let Some(at) = parent.iter().rposition(|byte| *byte == b'/') {
+            parent = parent.get(..at).unwrap_or_default();
+            nodes.entry(parent.to_vec()).or_insert_with(|| Node::plain(NodeKind::Directory, 0o755));
+        }
+    }
+    let mut tree = Tree::new(nodes, false);
+    tree.held = Some(Arc::new(scratch));
+    Ok(tree)
 }
 
 enum Failure {

@@ -1,12 +1,17 @@
 //! The build context: what COPY, ADD and RUN mounts may read of the caller's files.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dockerfile::Ignore;
+use dockerfile::plan::GitSource;
 
+use super::archive;
 use super::hashes::Hashes;
-use super::tree::Tree;
+use super::tree::{Content, Node, NodeKind, Tree, components};
 use crate::error::{Error, Result};
 
 mod scan;
@@ -15,20 +20,137 @@ mod scan;
 const IGNORE_LIMIT: u64 = 16 << 20;
 
 /// Where the files of a build come from.
+///
+/// | kind | owners and times of its files | its `.dockerignore` |
+/// | --- | --- | --- |
+/// | directory | do not count | is applied |
+/// | tar, files in memory, git | are part of it | is a file like any other, as in BuildKit |
+#[derive(Clone)]
+pub struct Context(Source);
+
+#[derive(Clone)]
+enum Source {
+    Directory(PathBuf),
+    Tar(Arc<Mutex<Option<Box<dyn Read + Send>>>>),
+    Memory(Arc<BTreeMap<String, Vec<u8>>>),
+    Git(String),
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({})", self.identity())
+    }
+}
+
+/// A context whose files can be reached.
 #[derive(Clone, Debug)]
-pub struct Context {
-    path: PathBuf,
+pub(super) enum Ready {
+    Directory(PathBuf),
+    Tree(Arc<Tree>),
 }
 
 impl Context {
     /// A directory. Files that its `.dockerignore` names are not seen by the build.
     #[must_use]
     pub fn directory(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self(Source::Directory(path.into()))
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// A tar stream, plain or compressed. It is read once, by the first build that uses the value.
+    #[must_use]
+    pub fn tar(stream: impl Read + Send + 'static) -> Self {
+        Self(Source::Tar(Arc::new(Mutex::new(Some(Box::new(stream))))))
+    }
+
+    /// Files from memory: path and content, mode 0644.
+    #[must_use]
+    pub fn files<P: Into<String>, B: Into<Vec<u8>>>(files: impl IntoIterator<Item = (P, B)>) -> Self {
+        let files = files.into_iter().map(|(path, bytes)| (path.into(), bytes.into()));
+        Self(Source::Memory(Arc::new(files.collect())))
+    }
+
+    /// A git repository, in any form that ADD takes: `https://host/repo.git#branch:directory`. Needs `git` on the host.
+    #[must_use]
+    pub fn git(url: impl Into<String>) -> Self {
+        Self(Source::Git(url.into()))
+    }
+
+    /// What tells this context from others, for people and for finding what a build did last time.
+    pub(super) fn identity(&self) -> String {
+        match &self.0 {
+            Source::Directory(path) => path.display().to_string(),
+            Source::Tar(_) => "tar".to_owned(),
+            Source::Memory(_) => "memory".to_owned(),
+            Source::Git(url) => url.clone(),
+        }
+    }
+
+    /// The directory, if it is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Source::Directory(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Makes the files reachable: reads the stream, fetches the repository. Blocks.
+    pub(super) fn ready(&self, state: &Path, hashes: &Arc<Hashes>) -> Result<Ready> {
+        let tree = match &self.0 {
+            Source::Directory(path) => return Ok(Ready::Directory(path.clone())),
+            Source::Tar(stream) => {
+                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let stream = stream.ok_or_else(|| Error::Io {
+                    path: "the tar stream of the context".into(),
+                    source: std::io::Error::other("it was read by an earlier build"),
+                })?;
+                archive::tree(stream, state, hashes)?
+            }
+            Source::Memory(files) => {
+                let mut nodes = BTreeMap::new();
+                for (path, bytes) in files.iter() {
+                    let names: Vec<&[u8]> =
+                        components(path.as_bytes()).filter(|name| *name != b"..").collect();
+                    for length in 1..names.len() {
+                        let parent = names.get(..length).unwrap_or_default().join(&b'/');
+                        nodes.entry(parent).or_insert_with(|| Node::plain(NodeKind::Directory, 0o755));
+                    }
+                    let content = Content::Memory(bytes.clone().into());
+                    nodes.insert(names.join(&b'/'), Node::plain(NodeKind::File(content), 0o644));
+                }
+                Tree::new(nodes, true)
+            }
+            Source::Git(url) => {
+                let wrong = |reason: String| Error::Step { step: format!("git {url}"), reason };
+                let source = GitSource::parse(url).map_err(wrong)?;
+                let source = source.ok_or_else(|| wrong("it is not a git repository".to_owned()))?;
+                super::git::checkout(&source, state, hashes)?
+            }
+        };
+        Ok(Ready::Tree(Arc::new(tree)))
+    }
+}
+
+impl Ready {
+    /// A file of the context, as the Dockerfile is: ignored or not.
+    pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
+        match self {
+            Self::Directory(root) => super::read(&root.join(path), limit),
+            Self::Tree(tree) => {
+                let fail = |source| Error::Io { path: path.to_owned(), source };
+                let missing = || fail(std::io::ErrorKind::NotFound.into());
+                let real = tree.resolve(path.as_os_str().as_encoded_bytes()).ok_or_else(missing)?;
+                let Some(Node { kind: NodeKind::File(content), .. }) = tree.nodes.get(&real) else {
+                    return Err(missing());
+                };
+                let mut bytes = Vec::new();
+                let read = content.open_plain()?.take(limit + 1).read_to_end(&mut bytes);
+                read.map_err(fail)?;
+                if bytes.len() as u64 > limit {
+                    return Err(fail(std::io::Error::other(format!("it is larger than {limit} bytes"))));
+                }
+                Ok(bytes)
+            }
+        }
     }
 
     /// The files that the ignore file leaves and that somebody reads, as one tree. Their content is not read yet.
@@ -37,43 +159,51 @@ impl Context {
         dockerfile: Option<&Path>,
         wanted: &Wanted,
         hashes: &Arc<Hashes>,
-    ) -> Result<Tree> {
-        let ignore = self.ignore(dockerfile)?;
-        scan::scan(&self.path, ignore.as_ref(), wanted, hashes)
-    }
-
-    /// All files, whatever an ignore file says: what a git repository or an archive gives.
-    pub(super) fn everything(&self, hashes: &Arc<Hashes>) -> Result<Tree> {
-        scan::scan(&self.path, None, &Wanted::everything(), hashes)
+    ) -> Result<Arc<Tree>> {
+        match self {
+            Self::Directory(path) => {
+                let ignore = ignore(path, dockerfile)?;
+                Ok(Arc::new(scan::scan(path, ignore.as_ref(), wanted, hashes)?))
+            }
+            Self::Tree(tree) => Ok(tree.clone()),
+        }
     }
 
     /// The text of the ignore file, for the lint rules.
     pub(super) fn ignore_text(&self, dockerfile: Option<&Path>) -> Result<Option<String>> {
-        Ok(self.ignore_file(dockerfile)?.map(|(_, text)| text))
-    }
-
-    /// The ignore file: beside the Dockerfile under its name, else the context's.
-    fn ignore_file(&self, dockerfile: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
-        let beside = dockerfile.map(|path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".dockerignore");
-            PathBuf::from(name)
-        });
-        for path in beside.into_iter().chain([self.path.join(".dockerignore")]) {
-            match super::read(&path, IGNORE_LIMIT) {
-                Ok(bytes) => return Ok(Some((path, String::from_utf8_lossy(&bytes).into_owned()))),
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        match self {
+            Self::Directory(path) => Ok(ignore_file(path, dockerfile)?.map(|(_, text)| text)),
+            Self::Tree(_) => Ok(None),
         }
-        Ok(None)
     }
+}
 
-    fn ignore(&self, dockerfile: Option<&Path>) -> Result<Option<Ignore>> {
-        let Some((path, text)) = self.ignore_file(dockerfile)? else { return Ok(None) };
-        let invalid = |error| Error::Io { path, source: std::io::Error::other(error) };
-        Ignore::parse(&text).map(Some).map_err(invalid)
+/// All files below `path`, whatever an ignore file says: what a git repository gives.
+pub(super) fn everything(path: &Path, hashes: &Arc<Hashes>) -> Result<Tree> {
+    scan::scan(path, None, &Wanted::everything(), hashes)
+}
+
+/// The ignore file: beside the Dockerfile under its name, else the context's.
+fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
+    let beside = dockerfile.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    for path in beside.into_iter().chain([context.join(".dockerignore")]) {
+        match super::read(&path, IGNORE_LIMIT) {
+            Ok(bytes) => return Ok(Some((path, String::from_utf8_lossy(&bytes).into_owned()))),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(None)
+}
+
+fn ignore(context: &Path, dockerfile: Option<&Path>) -> Result<Option<Ignore>> {
+    let Some((path, text)) = ignore_file(context, dockerfile)? else { return Ok(None) };
+    let invalid = |error| Error::Io { path, source: std::io::Error::other(error) };
+    Ignore::parse(&text).map(Some).map_err(invalid)
 }
 
 /// Which part of a context somebody reads: COPY sources and mounts of the steps that the target needs.
@@ -87,7 +217,7 @@ impl Wanted {
     /// Adds a source, as a plan writes it.
     pub(super) fn add(&mut self, source: &str, wildcard: bool) {
         let mut path: Vec<&[u8]> = Vec::new();
-        for name in super::tree::components(source.as_bytes()) {
+        for name in components(source.as_bytes()) {
             if wildcard && super::glob::is_pattern(name) {
                 break;
             }

@@ -312,8 +312,7 @@ fn not_a_directory(path: &[u8], shown: &str) -> Error {
 }
 
 fn inline(name: &str, data: &str) -> Tree {
-    let kind = NodeKind::File(Content::Inline(data.into()));
-    let node = Node { kind, mode: 0o644, uid: 0, gid: 0, mtime: (0, 0), xattrs: BTreeMap::new(), link: None };
+    let node = Node::plain(NodeKind::File(Content::Memory(data.as_bytes().into())), 0o644);
     Tree::new([(name.as_bytes().to_vec(), node)].into(), true)
 }
 

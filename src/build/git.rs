@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dockerfile::plan::GitSource;
 
-use super::context::Context;
+use super::context;
 use super::hashes::Hashes;
 use super::tree::{Scratch, Tree};
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ pub(super) fn checkout(source: &GitSource, state: &Path, hashes: &Arc<Hashes>) -
     }
     let root =
         inside(&work, &source.subdir).ok_or_else(|| refused(source, "the subdirectory is not there"))?;
-    let mut tree = Context::directory(root).everything(hashes)?;
+    let mut tree = context::everything(&root, hashes)?;
     for node in tree.nodes.values_mut() {
         node.mtime = (time, 0);
         // What git does not record is an accident of the umask.

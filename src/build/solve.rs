@@ -14,7 +14,7 @@ use layer_store::{Layer, Transaction, View};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::context::Wanted;
+use super::context::{Ready, Wanted};
 use super::hashes::Hashes;
 use super::key::Cause;
 use super::tree::Tree;
@@ -79,6 +79,7 @@ pub(super) struct Solver {
     pub(super) work: Arc<Transaction>,
     pub(super) trees: Arc<Trees>,
     pub(super) hashes: Arc<Hashes>,
+    pub(super) context: Ready,
     pub(super) dockerfile: Option<PathBuf>,
     times: BTreeMap<usize, (Timestamp, Timestamp)>,
     /// How many steps work at once.
@@ -137,9 +138,14 @@ impl Solver {
     }
 }
 
-pub(super) async fn solve(build: &Build, plan: Plan, dockerfile: Option<PathBuf>) -> Result<Built> {
+pub(super) async fn solve(
+    build: &Build,
+    plan: Plan,
+    context: Ready,
+    hashes: Arc<Hashes>,
+    dockerfile: Option<PathBuf>,
+) -> Result<Built> {
     let work = build.engine.transaction()?;
-    let hashes = Arc::new(Hashes::load(build.engine.state(), build.context.path()));
     let solver = Arc::new(Solver {
         times: times(build, &plan),
         trees: Arc::new(Trees::new(plan.steps.len())),
@@ -148,6 +154,7 @@ pub(super) async fn solve(build: &Build, plan: Plan, dockerfile: Option<PathBuf>
         plan,
         work,
         hashes,
+        context,
         dockerfile,
     });
     let result = steps(&solver).await;

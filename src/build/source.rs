@@ -1,6 +1,5 @@
 //! Where a plan's trees come from: images, contexts, URLs, git.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dockerfile::plan::{GitSource, HttpSource, ImageSource};
@@ -28,31 +27,29 @@ pub(super) fn image(solver: &Solver, source: &ImageSource) -> Result<Made> {
 
 /// The build context, or a named one that is a directory.
 pub(super) async fn context(solver: &Arc<Solver>, index: usize, name: Option<&str>) -> Result<Made> {
-    let (context, file) = match name {
-        None => (solver.build.context.clone(), solver.dockerfile.clone()),
+    let (wanted, hashes) = (solver.wanted(index), solver.hashes.clone());
+    let tree = match name {
+        None => {
+            let (context, file) = (solver.context.clone(), solver.dockerfile.clone());
+            blocking(move || context.tree(file.as_deref(), &wanted, &hashes)).await?
+        }
         Some(name) => match solver.build.contexts.get(name) {
-            Some(NamedContext::Directory(context)) => (context.clone(), None),
+            Some(NamedContext::Directory(context)) => {
+                let (context, state) = (context.clone(), solver.build.engine.state().to_owned());
+                blocking(move || context.ready(&state, &hashes)?.tree(None, &wanted, &hashes)).await?
+            }
             _ => return Err(Error::unsupported(format!("the named context {name}"))),
         },
     };
-    let (wanted, hashes) = (solver.wanted(index), solver.hashes.clone());
-    let tree = blocking(move || context.tree(file.as_deref(), &wanted, &hashes)).await?;
-    Ok(Made::Tree(Arc::new(tree)))
+    Ok(Made::Tree(tree))
 }
 
 /// A file behind a URL: fetched, kept as a blob, shown as a tree with that one file.
 pub(super) async fn http(solver: &Solver, source: &HttpSource) -> Result<Made> {
     let (blob, modified) = fetch(solver, source).await?;
-    let node = Node {
-        kind: NodeKind::File(Content::Blob(Box::new(blob))),
-        mode: FETCHED_MODE,
-        uid: 0,
-        gid: 0,
-        // As BuildKit: what the server says, else the epoch of Unix.
-        mtime: (modified.unwrap_or(0), 0),
-        xattrs: BTreeMap::new(),
-        link: None,
-    };
+    let mut node = Node::plain(NodeKind::File(Content::Blob(Box::new(blob))), FETCHED_MODE);
+    // As BuildKit: what the server says, else the epoch of Unix.
+    node.mtime = (modified.unwrap_or(0), 0);
     let name = source.filename.trim_start_matches('/').as_bytes().to_vec();
     Ok(Made::Tree(Arc::new(Tree::new([(name, node)].into(), false))))
 }

@@ -58,6 +58,6 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
 fn identity(build: &Build) -> String {
     match build.tags.first() {
         Some(tag) => tag.canonical(),
-        None => build.context.path().display().to_string(),
+        None => build.context.identity(),
     }
 }

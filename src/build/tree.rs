@@ -26,8 +26,8 @@ pub(super) enum Content {
     Layer { layer: Layer, path: Vec<u8>, digest: Digest },
     /// A blob of the store or of the running build; its digest is known.
     Blob(Box<Descriptor>),
-    /// Text of the Dockerfile.
-    Inline(Arc<str>),
+    /// Bytes of the caller, or text of the Dockerfile.
+    Memory(Arc<[u8]>),
 }
 
 /// A file of the host, as it was when its directory was listed.
@@ -147,10 +147,20 @@ fn sum(mut file: impl Read) -> std::io::Result<Digest> {
 impl Content {
     pub(super) fn open(&self, work: &Transaction) -> Result<Box<dyn Read + Send>> {
         match self {
-            Self::Disk(file) => Ok(Box::new(file.open()?)),
             Self::Layer { layer, path, .. } => Ok(Box::new(layer.open_file(work.store().authority(), path)?)),
             Self::Blob(blob) => Ok(Box::new(work.open_blob(blob)?)),
-            Self::Inline(text) => Ok(Box::new(std::io::Cursor::new(text.as_bytes().to_vec()))),
+            other => other.open_plain(),
+        }
+    }
+
+    /// Opens content that is not in the store.
+    pub(super) fn open_plain(&self) -> Result<Box<dyn Read + Send>> {
+        match self {
+            Self::Disk(file) => Ok(Box::new(file.open()?)),
+            Self::Memory(bytes) => Ok(Box::new(std::io::Cursor::new(bytes.clone()))),
+            Self::Layer { .. } | Self::Blob(_) => {
+                Err(Error::unsupported("a file of the store as a file of a context"))
+            }
         }
     }
 
@@ -159,22 +169,21 @@ impl Content {
             Self::Disk(file) => file.digest(),
             Self::Layer { digest, .. } => Ok(*digest),
             Self::Blob(blob) => Ok(blob.digest),
-            Self::Inline(text) => Ok(Digest::sha256(text.as_bytes())),
+            Self::Memory(bytes) => Ok(Digest::sha256(bytes)),
         }
+    }
+}
+
+impl Node {
+    /// A node of root's without a time of its own.
+    pub(super) fn plain(kind: NodeKind, mode: u32) -> Self {
+        Self { kind, mode, uid: 0, gid: 0, mtime: (0, 0), xattrs: BTreeMap::new(), link: None }
     }
 }
 
 impl Tree {
     pub(super) fn new(mut nodes: BTreeMap<Vec<u8>, Node>, is_context: bool) -> Self {
-        nodes.entry(Vec::new()).or_insert_with(|| Node {
-            kind: NodeKind::Directory,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime: (0, 0),
-            xattrs: BTreeMap::new(),
-            link: None,
-        });
+        nodes.entry(Vec::new()).or_insert_with(|| Node::plain(NodeKind::Directory, 0o755));
         Self { nodes, is_context, held: None }
     }
 

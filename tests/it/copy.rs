@@ -371,7 +371,7 @@ async fn a_git_repository_is_checked_out() {
 }
 
 /// A process that ends with the test, also when that fails.
-struct Daemon(std::process::Child);
+pub(crate) struct Daemon(pub(crate) std::process::Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {

@@ -14,8 +14,10 @@ use cooperage::{Cause, Context, Engine, EngineOptions, Error, EventSink};
 
 mod base;
 mod copy;
+mod export;
 mod mutation;
 mod run;
+mod transcript;
 
 fn quiet() -> EventSink {
     std::sync::Arc::new(|_| ())

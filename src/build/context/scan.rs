@@ -150,7 +150,7 @@ impl Scan<'_> {
                 self.hashes.clone(),
             )))),
             // A socket arrives as an empty file, as in BuildKit; devices and fifos of the host are no part of a build.
-            FileType::Socket => NodeKind::File(Content::Inline("".into())),
+            FileType::Socket => NodeKind::File(Content::Memory([].into())),
             _ => NodeKind::Other,
         };
         let link = (stat.stx_nlink > 1 && matches!(kind, NodeKind::File(_))).then(|| seen.identity());

@@ -1,0 +1,138 @@
+//! Outputs besides the store, and contexts that are no directory.
+
+use std::os::unix::fs::PermissionsExt;
+
+use cooperage::{Context, NamedContext, Output};
+
+use crate::{context, engine};
+
+const FILE: &str = "FROM scratch\nCOPY dir /dir\nCOPY --chown=5:6 --chmod=0640 a /a\n";
+
+#[tokio::test]
+async fn an_image_leaves_in_every_form() {
+    let files = context(&[("Dockerfile", FILE), ("a", "A"), ("dir/x", "X")]);
+    std::os::unix::fs::symlink("../a", files.path().join("dir/l")).unwrap();
+    std::fs::hard_link(files.path().join("dir/x"), files.path().join("dir/y")).unwrap();
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let name = "example.com/out:v1".parse().unwrap();
+    let built = engine.build(Context::directory(files.path())).run().await.unwrap();
+    let at = tempfile::tempdir().unwrap();
+    let names = [name];
+
+    let out = at.path().join("out");
+    // Something in the way, and a link that must not be followed.
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(at.path().join("victim"), "safe").unwrap();
+    std::os::unix::fs::symlink(at.path().join("victim"), out.join("a")).unwrap();
+    std::os::unix::fs::symlink(at.path(), out.join("dir")).unwrap();
+    engine.export(&built.image, &names, &Output::Directory(out.clone())).await.unwrap();
+    assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "A");
+    assert_eq!(std::fs::read_to_string(at.path().join("victim")).unwrap(), "safe");
+    assert!(!at.path().join("x").exists());
+    assert_eq!(std::fs::metadata(out.join("a")).unwrap().permissions().mode() & 0o7777, 0o640);
+    assert_eq!(std::fs::read_to_string(out.join("dir/y")).unwrap(), "X");
+    assert_eq!(std::fs::read_link(out.join("dir/l")).unwrap().to_str(), Some("../a"));
+
+    let tar_path = at.path().join("root.tar");
+    engine.export(&built.image, &names, &Output::Tar(tar_path.clone())).await.unwrap();
+    let mut archive = tar::Archive::new(std::fs::File::open(&tar_path).unwrap());
+    let members: Vec<String> = archive
+        .entries()
+        .unwrap()
+        .map(|member| {
+            let member = member.unwrap();
+            let header = member.header();
+            format!(
+                "{} {:04o} {}:{} {:?}",
+                member.path().unwrap().display(),
+                header.mode().unwrap(),
+                header.uid().unwrap(),
+                header.gid().unwrap(),
+                header.entry_type()
+            )
+        })
+        .collect();
+    assert_eq!(
+        members,
+        [
+            "a 0640 5:6 Regular",
+            "dir/ 0755 0:0 Directory",
+            "dir/l 0777 0:0 Symlink",
+            "dir/x 0644 0:0 Regular",
+            "dir/y 0644 0:0 Link",
+        ]
+    );
+    // What it wrote is a context, too: plain or compressed, the same tree.
+    let again = engine
+        .build(Context::tar(std::fs::File::open(&tar_path).unwrap()))
+        .dockerfile_text("FROM scratch\nCOPY . /\n")
+        .run()
+        .await
+        .unwrap();
+    let view = engine.view(&again.image).unwrap();
+    let (entry, _) = view.find(b"a").unwrap();
+    assert_eq!((entry.mode, entry.uid, entry.gid), (0o640, 5, 6));
+
+    for (output, is_directory) in
+        [(Output::Layout(at.path().join("layout")), true), (Output::Archive(at.path().join("a.tar")), false)]
+    {
+        engine.export(&built.image, &names, &output).await.unwrap();
+        if is_directory {
+            let index = std::fs::read_to_string(at.path().join("layout/index.json")).unwrap();
+            assert!(index.contains("example.com/out:v1"), "{index}");
+            let blobs = std::fs::read_dir(at.path().join("layout/blobs/sha256")).unwrap();
+            for blob in blobs {
+                let blob = blob.unwrap();
+                let digest = cooperage::image::Digest::sha256(&std::fs::read(blob.path()).unwrap());
+                assert_eq!(digest.hex(), blob.file_name().to_str().unwrap());
+            }
+        } else {
+            let mut file = std::fs::File::open(at.path().join("a.tar")).unwrap();
+            let loaded = cooperage::store::load(engine.store(), &mut file, None).unwrap();
+            assert_eq!(loaded[0].image, built.image.id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_context_may_be_in_memory_or_a_stream() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let memory = engine
+        .build(Context::files([("Dockerfile", "FROM scratch\nCOPY src /src\n"), ("src/deep/x", "x")]))
+        .run()
+        .await
+        .unwrap();
+    let files = context(&[("Dockerfile", "FROM scratch\nCOPY src /src\n"), ("src/deep/x", "x")]);
+    for dir in ["src", "src/deep"] {
+        std::fs::set_permissions(files.path().join(dir), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let disk = engine.build(Context::directory(files.path())).run().await.unwrap();
+    assert_eq!(memory.image.id(), disk.image.id());
+    // A stream is read once; the second build that wants it says so.
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_dir_all(".", files.path()).unwrap();
+    let stream = Context::tar(std::io::Cursor::new(builder.into_inner().unwrap()));
+    engine.build(stream.clone()).run().await.unwrap();
+    let error = engine.build(stream).run().await.unwrap_err();
+    assert!(format!("{error:?}").contains("read by an earlier build"), "{error:?}");
+    let broken = Context::tar(std::io::Cursor::new(b"no archive at all".to_vec()));
+    assert!(engine.build(broken).run().await.is_err());
+    // Nothing of the streams stays.
+    let left = std::fs::read_dir(store.path().join("state/scratch")).map_or(0, Iterator::count);
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_named_context_may_be_in_memory() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let built = engine
+        .build(Context::files([("Dockerfile", "FROM scratch\nCOPY --from=more /f /f\n")]))
+        .context("more", NamedContext::Directory(Context::files([("f", "1")])))
+        .run()
+        .await
+        .unwrap();
+    assert!(engine.view(&built.image).unwrap().find(b"f").is_some());
+}
