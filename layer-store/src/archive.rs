@@ -163,6 +163,20 @@ fn archive_stream<W: Write>(
 /// # Errors
 /// [`Error::Stream`], [`Error::Layer`] and whatever unpacking can meet; nothing is kept then.
 pub fn load(store: &Store, source: &mut dyn Read, now: Option<Timestamp>) -> Result<Vec<Loaded>> {
+    load_allowing(store, source, now, &|_| true)
+}
+
+/// As [`load`], but of the names in the archive only those are given that `allowed` says yes to: an archive from
+/// elsewhere must not move names that others pull by.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_allowing(
+    store: &Store,
+    source: &mut dyn Read,
+    now: Option<Timestamp>,
+    allowed: &dyn Fn(&Reference) -> bool,
+) -> Result<Vec<Loaded>> {
     let work = store.begin()?;
     let mut members: BTreeMap<String, Descriptor> = BTreeMap::new();
     let mut links: BTreeMap<String, String> = BTreeMap::new();
@@ -238,7 +252,7 @@ pub fn load(store: &Store, source: &mut dyn Read, now: Option<Timestamp>) -> Res
         let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
         let mut record = ImageRecord::new(config, &layers);
         record.blobs = blobs;
-        let names = names.iter().filter_map(|name| Reference::parse(name).ok()).collect();
+        let names = names.iter().filter_map(|name| Reference::parse(name).ok()).filter(allowed).collect();
         loaded.push((record, names));
     }
     work.commit()?;

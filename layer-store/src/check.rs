@@ -204,7 +204,7 @@ impl Store {
         let names = [".", "blobs", "layers", "borrows", "encodings", "images", "refs", "containers"];
         names
             .into_iter()
-            .chain(["history", "leases", "ingest", "trash", "cache"])
+            .chain(["volumes", "mounts", "history", "leases", "ingest", "trash", "cache"])
             .map(|name| (root, name))
             .collect()
     }

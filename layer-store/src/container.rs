@@ -67,6 +67,9 @@ pub struct ContainerRecord {
     /// How it ended: its exit code, or 128 plus the signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// The names of the volumes that it uses: they cannot be removed while it is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
     /// Free text by key.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub labels: std::collections::BTreeMap<String, String>,
@@ -171,6 +174,7 @@ impl Store {
             started: None,
             finished: None,
             exit_code: None,
+            volumes: Vec::new(),
             labels: std::collections::BTreeMap::new(),
         };
         // Under another name until it is whole: what a crash leaves is a temporary.

@@ -117,6 +117,11 @@ impl Dir {
         Ok(Self { fd: Arc::new(fd), path: path.into(), disk })
     }
 
+    /// A foreign directory that is open already.
+    pub(crate) fn held(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd: Arc::new(fd), path: path.into(), disk: Arc::default() }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

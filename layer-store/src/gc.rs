@@ -100,23 +100,22 @@ impl Store {
             collected.bytes += size;
             collected.blobs.extend(digest);
         }
-        let kept: BTreeSet<String> = diff_ids.iter().map(file_name).collect();
+        let mut kept: BTreeSet<String> = diff_ids.iter().map(file_name).collect();
+        // Layers of the cache keep their hints too: they cost a few bytes and are checked when read.
+        kept.extend(layers.iter().filter_map(|key| key.split('+').next()).map(str::to_owned));
         for place in [&places.encodings, &places.borrows] {
             for name in place.names()? {
-                // Layers of the cache keep their hints too: they cost a few bytes and are checked when read.
-                let in_use = kept.contains(&name) || layers.iter().any(|key| key.starts_with(&name));
-                if !in_use {
+                if !kept.contains(&name) {
                     place.unlink(&name)?;
                 }
             }
         }
-        for name in places.containers.all_names()?.into_iter().filter(|name| name.starts_with('.')) {
-            // Containers are made under the shared lock, so a temporary here belongs to nobody.
-            places.containers.rename(
-                &name,
-                &places.trash,
-                &format!("{}-{}", name.trim_start_matches('.'), unique()),
-            )?;
+        for place in [&places.containers, &places.volumes] {
+            for name in place.all_names()?.into_iter().filter(|name| name.starts_with('.')) {
+                // They are made under the shared lock, so a temporary here belongs to nobody.
+                let doomed = format!("{}-{}", name.trim_start_matches('.'), unique());
+                place.rename(&name, &places.trash, &doomed)?;
+            }
         }
         for place in [
             &places.images,

@@ -14,6 +14,8 @@
 //!    cache/records/<key>        what a build step depended on and made       (see `cache`)
 //!         /slots/<hash>         what the same step depended on last time
 //!    containers/<id>/           record, log, snapshot                        (see `container`)
+//!    volumes/<name>/            record, lock, data                           (see `volume`)
+//!    mounts/<sha256 of id>/     directories that builds keep                 (see `cache_mount`)
 //!    leases/<id>                flocked while its process works              (see `lease`)
 //!    ingest/<lease>/            staging of that work                         (see `transaction`)
 //!    trash/                     on its way out
@@ -43,10 +45,12 @@ pub mod authority;
 mod blob;
 mod budget;
 mod cache;
+mod cache_mount;
 mod check;
 mod compose;
 mod compress;
 mod container;
+mod derive;
 mod disk;
 mod encode;
 mod error;
@@ -56,21 +60,26 @@ mod index;
 mod layer;
 mod lease;
 mod lower;
+mod materialise;
+mod merged;
 mod pack;
 mod repair;
 mod snapshot;
+mod squash;
 mod store;
 mod tar_reader;
 mod transaction;
 mod unpack;
 mod usage;
 mod view;
+mod volume;
 
 // The public interface is:
-pub use archive::{Loaded, load, save};
+pub use archive::{Loaded, load, load_allowing, save};
 pub use blob::{Encoding, Ingest, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};
+pub use cache_mount::{CacheMount, CacheMountRecord, Sharing};
 pub use check::{Checked, Damage, Finding, Object};
 pub use compose::Composer;
 pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff, zstd_encoder};
@@ -90,3 +99,4 @@ pub use transaction::{Transaction, UnpackedLayer};
 pub use unpack::Degradation;
 pub use usage::{CacheUsage, ContainerUsage, ImageUsage, Usage};
 pub use view::View;
+pub use volume::{StoredVolume, VolumeRecord};

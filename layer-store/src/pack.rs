@@ -35,16 +35,38 @@ pub(crate) fn pack<W: Write>(
     out: &mut W,
     hash: bool,
 ) -> io::Result<Vec<(Vec<u8>, Digest)>> {
+    let open = |paths: &[&[u8]]| {
+        let ops: Vec<Op> = paths.iter().map(|path| Op::Open(path.to_vec())).collect();
+        let replies = authority.perform(root, &ops).map_err(io::Error::other)?;
+        let file = |reply| match reply {
+            Reply::File(fd) => Ok(std::fs::File::from(fd)),
+            _ => Err(io::Error::other("the authority gave no file")),
+        };
+        replies.into_iter().map(file).collect()
+    };
+    pack_from(entries, &open, out, hash)
+}
+
+/// Opens the files at these paths.
+pub(crate) type Open<'a> = dyn Fn(&[&[u8]]) -> io::Result<Vec<std::fs::File>> + Sync + 'a;
+
+/// As [`pack`], with files from wherever `open` finds them.
+pub(crate) fn pack_from<W: Write>(
+    entries: &BTreeMap<Vec<u8>, Entry>,
+    open: &Open<'_>,
+    out: &mut W,
+    hash: bool,
+) -> io::Result<Vec<(Vec<u8>, Digest)>> {
     let mut digests = Vec::new();
     let plan = ahead::plan(entries);
-    ahead::run(&plan, root, authority, hash, |files| {
+    ahead::run(&plan, open, hash, |files| {
         let mut buffer = Vec::new();
         for (path, entry) in entries {
             header(path, entry, out)?;
             match &entry.kind {
                 Kind::File { size, .. } if *size > ahead::WHOLE => {
                     buffer.resize(BUFFER, 0);
-                    let mut file = open(authority, root, path)?;
+                    let mut file = open(&[path])?.pop().ok_or(io::ErrorKind::NotFound)?;
                     let mut digester = hash.then(|| Digester::new(Algorithm::Sha256));
                     copy(&mut file, *size, &mut buffer, out, digester.as_mut())?;
                     digests.extend(digester.map(|digester| (path.clone(), digester.finish())));

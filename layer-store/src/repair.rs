@@ -21,7 +21,7 @@ use crate::authority::{Op, Owners};
 use crate::blob::{Encoding, file_name};
 use crate::check::{Damage, Finding, Object, by_object, check_blob, check_layer};
 use crate::disk::unique;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{ImageLayer, ImageRecord};
 use crate::index::{Entry, Index, Kind};
 use crate::layer::{Layer, LayerKey, TREE};
@@ -274,7 +274,7 @@ impl Store {
         }
         let dir = work.work()?;
         let tree = dir.make_dir(TREE, 0o755)?;
-        let made = self.materialise(index, &tree, |digest, file| {
+        let made = self.materialise(&index.entries, &tree, |_, digest, file| {
             for (key, path) in sources.get(digest).into_iter().flatten() {
                 let Ok(Some(layer)) = Layer::load(&self.places.layers, key.as_str()) else { continue };
                 let Ok(mut from) = layer.open_file(&*self.authority, path) else { continue };
@@ -480,62 +480,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Makes the tree of `index` in `tree`; `content` writes a file of the given digest, or says that it cannot.
-    pub(crate) fn materialise(
-        &self,
-        index: &Index,
-        tree: &crate::disk::Dir,
-        mut content: impl FnMut(&Digest, &mut std::fs::File) -> std::io::Result<bool>,
-    ) -> Result<bool> {
-        let owned = self.authority.owners() == Owners::True;
-        let perform = |op: Op| self.authority.perform(tree.as_fd(), &[op]).map_err(crate::compose::failed);
-        let mut last = Vec::new();
-        for (path, entry) in index.entries.iter().filter(|(path, _)| !path.is_empty()) {
-            let stamp = Op::Stamp(path.clone(), entry.stamp(owned));
-            let make = match &entry.kind {
-                Kind::Directory { .. } => Op::Directory(path.clone()),
-                Kind::File { size, digest } => {
-                    let reply = perform(Op::File(path.clone()))?.pop();
-                    let Some(crate::authority::Reply::File(fd)) = reply else { return Ok(false) };
-                    let mut file = std::fs::File::from(fd);
-                    let write = |source| Error::Io {
-                        action: "write",
-                        path: tree.at(&String::from_utf8_lossy(path)),
-                        source,
-                    };
-                    if *size > 0 && !content(digest, &mut file).map_err(write)? {
-                        return Ok(false);
-                    }
-                    last.push(stamp);
-                    continue;
-                }
-                Kind::Symlink { target } => Op::Symlink(path.clone(), target.clone()),
-                Kind::Hardlink { target } => {
-                    last.push(Op::Link(path.clone(), target.clone()));
-                    continue;
-                }
-                Kind::CharDevice(_) | Kind::BlockDevice(_) if !owned => {
-                    perform(Op::File(path.clone()))?;
-                    last.push(stamp);
-                    continue;
-                }
-                Kind::CharDevice(device) => Op::Node(path.clone(), 0o020_000, *device),
-                Kind::BlockDevice(device) => Op::Node(path.clone(), 0o060_000, *device),
-                Kind::Fifo => Op::Node(path.clone(), 0o010_000, 0),
-                Kind::Whiteout => {
-                    perform(Op::Node(path.clone(), 0o020_000, 0))?;
-                    continue;
-                }
-            };
-            perform(make)?;
-            last.push(stamp);
-        }
-        // Links before any stamp, children before parents: a directory's time changes with what is made in it.
-        let (links, stamps): (Vec<Op>, Vec<Op>) = last.into_iter().partition(|op| matches!(op, Op::Link(..)));
-        let batch: Vec<Op> = links.into_iter().chain(stamps.into_iter().rev()).collect();
-        self.authority.perform(tree.as_fd(), &batch).map_err(crate::compose::failed)?;
-        Ok(true)
     }
 }

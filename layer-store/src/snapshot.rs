@@ -197,7 +197,7 @@ fn owner(found: &Found, below: &View, owners: Owners) -> (u32, u32) {
     }
 }
 
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     // Reopened, not duplicated: a directory's position must not be shared.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::openat(fd, ".", flags, Mode::empty()).map_err(Error::io("open", "a layer's tree"))

@@ -268,7 +268,17 @@ impl Transaction {
         below: &View,
     ) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
-        self.unpack_source(Source::sniffed(source).map_err(stream)?, expected, &Lower::Known(below))
+        self.unpack_source(Source::sniffed(source).map_err(stream)?, Some(expected), &Lower::Known(below))
+    }
+
+    /// Makes what is in a tar stream, which may be compressed, a layer of our own over `below`: its diff ID is that of
+    /// our packing, so that it can leave the store again without the stream being kept.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    pub fn import(&self, source: impl std::io::Read + Send, below: &View) -> Result<UnpackedLayer> {
+        let stream = |source| Error::Stream { format: "compressed", source };
+        self.unpack_source(Source::sniffed(source).map_err(stream)?, None, &Lower::Known(below))
     }
 
     /// Makes the tree at `path`, in overlay form, a layer: what a container or another store wrote. It is moved into
@@ -285,7 +295,7 @@ impl Transaction {
     fn unpack_over(&self, blob: &Descriptor, expected: &DiffId, below: &Lower<'_>) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
         let source = Source::sniffed(self.open_blob(blob)?).map_err(stream)?;
-        let unpacked = self.unpack_source(source, expected, below)?;
+        let unpacked = self.unpack_source(source, Some(expected), below)?;
         let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
         self.state().encodings.push((*expected, encoding));
         Ok(unpacked)
@@ -301,26 +311,26 @@ impl Transaction {
         expected: &DiffId,
         below: &View,
     ) -> Result<UnpackedLayer> {
-        self.unpack_source(Source::plain(source), expected, &Lower::Known(below))
+        self.unpack_source(Source::plain(source), Some(expected), &Lower::Known(below))
     }
 
     fn unpack_source(
         &self,
         source: Source<'_>,
-        expected: &DiffId,
+        expected: Option<&DiffId>,
         below: &Lower<'_>,
     ) -> Result<UnpackedLayer> {
         let work = self.work()?;
         let tree = work.make_dir(TREE, 0o755)?;
         let store = &self.0.store;
-        let algorithm = expected.digest().algorithm();
+        let algorithm = expected.map_or(image_core::Algorithm::Sha256, |known| known.digest().algorithm());
         let place = Place { root: tree.as_fd(), authority: &*store.authority, disk: tree.disk() };
         let result = unpack(source, algorithm, below, place, store.budget);
         let result = result.and_then(|unpacked| {
             let actual = unpacked.index.diff_id;
-            if actual == *expected {
+            let Some(expected) = expected.filter(|expected| **expected != actual) else {
                 return Ok(unpacked);
-            }
+            };
             let what = "the layer's uncompressed content".to_owned();
             Err(Error::DigestMismatch { what, expected: expected.to_string(), actual: actual.to_string() })
         });
@@ -331,13 +341,18 @@ impl Transaction {
                 return Err(error);
             }
         };
+        if expected.is_none() {
+            let Index { entries, allocated, .. } = unpacked.index;
+            let layer = crate::compose::seal(self, &work, &tree, entries, allocated, false)?;
+            return Ok(UnpackedLayer { layer, degraded: unpacked.degraded });
+        }
         if !unpacked.looked_up.is_empty() {
             let paths = unpacked.looked_up.iter().map(|path| image_core::hex(path)).collect();
-            self.state().borrows.push((*expected, paths));
+            self.state().borrows.push((unpacked.index.diff_id, paths));
         }
         let borrowed =
             if unpacked.looked_up.is_empty() { None } else { borrowed(&unpacked.looked_up, below.view()?) };
-        let key = LayerKey::new(expected, borrowed.as_ref());
+        let key = LayerKey::new(&unpacked.index.diff_id, borrowed.as_ref());
         let layer = self.stage(&work, key, unpacked.index)?;
         Ok(UnpackedLayer { layer, degraded: unpacked.degraded })
     }

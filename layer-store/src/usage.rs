@@ -68,6 +68,10 @@ pub struct Usage {
     pub cache: Vec<CacheUsage>,
     /// Layers that only the cache needs, each once.
     pub cache_size: u64,
+    /// Volumes.
+    pub volumes_size: u64,
+    /// Cache mounts of builds.
+    pub mounts_size: u64,
     /// Layers and blobs that nothing needs: what the next gc frees.
     pub unreferenced: u64,
     /// Records, hints and the store's own directories.
@@ -81,7 +85,8 @@ impl Usage {
     #[must_use]
     pub fn total(&self) -> u64 {
         let containers: u64 = self.containers.iter().map(|container| container.disk).sum();
-        self.images_size + self.cache_size + containers + self.unreferenced + self.records + self.staging
+        let kept = self.images_size + self.cache_size + containers + self.volumes_size + self.mounts_size;
+        kept + self.unreferenced + self.records + self.staging
     }
 
     /// Images with at least one container.
@@ -211,6 +216,8 @@ impl Store {
             usage.records += place.allocated(".");
         }
         usage.records += places.root.allocated("cache") + places.root.allocated(crate::store::VERSION);
+        usage.volumes_size = places.volumes.disk_usage()?;
+        usage.mounts_size = places.mounts.disk_usage()?;
         for place in [&places.ingest, &places.trash] {
             usage.staging += place.disk_usage()?;
         }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use image_core::Digest;
 
-use super::too_short;
-use crate::authority::{FileAuthority, Op, Reply};
+use super::{Open, too_short};
 use crate::index::{Entry, Kind};
 
 /// A file up to this size is read ahead as a whole.
@@ -113,8 +111,7 @@ impl Drop for Stop<'_> {
 
 pub(super) fn run<T>(
     plan: &[Batch<'_>],
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
+    open: &Open<'_>,
     hash: bool,
     write: impl FnOnce(&mut Files<'_>) -> io::Result<T>,
 ) -> io::Result<T> {
@@ -123,19 +120,13 @@ pub(super) fn run<T>(
     std::thread::scope(|scope| {
         let _stop = Stop(&shared);
         for _ in 0..threads {
-            scope.spawn(|| work(&shared, plan, root, authority, hash));
+            scope.spawn(|| work(&shared, plan, open, hash));
         }
         write(&mut Files { shared: &shared, current: Vec::new().into_iter() })
     })
 }
 
-fn work(
-    shared: &Shared,
-    plan: &[Batch<'_>],
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
-    hash: bool,
-) {
+fn work(shared: &Shared, plan: &[Batch<'_>], open: &Open<'_>, hash: bool) {
     loop {
         let mut state = shared.state();
         while !state.stopped && state.next < plan.len() && state.next >= state.taken + WINDOW {
@@ -145,25 +136,18 @@ fn work(
         let Some(batch) = plan.get(at).filter(|_| !state.stopped) else { return };
         state.next += 1;
         drop(state);
-        let result = read(batch, root, authority, hash);
+        let result = read(batch, open, hash);
         shared.state().ready.insert(at, result);
         shared.changed.notify_all();
     }
 }
 
-fn read(
-    batch: &Batch<'_>,
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
-    hash: bool,
-) -> io::Result<Vec<Content>> {
-    let ops: Vec<Op> = batch.iter().map(|(path, _)| Op::Open((*path).clone())).collect();
-    let replies = authority.perform(root, &ops).map_err(io::Error::other)?;
+fn read(batch: &Batch<'_>, open: &Open<'_>, hash: bool) -> io::Result<Vec<Content>> {
+    let paths: Vec<&[u8]> = batch.iter().map(|(path, _)| path.as_slice()).collect();
     let mut contents = Vec::with_capacity(batch.len());
-    for ((_, size), reply) in batch.iter().zip(replies) {
-        let Reply::File(fd) = reply else { return Err(io::Error::other("the authority gave no file")) };
+    for ((_, size), mut file) in batch.iter().zip(open(&paths)?) {
         let mut content = vec![0; usize::try_from(*size).unwrap_or(0)];
-        std::fs::File::from(fd).read_exact(&mut content).map_err(|_| too_short())?;
+        file.read_exact(&mut content).map_err(|_| too_short())?;
         let digest = hash.then(|| Digest::sha256(&content));
         contents.push((content, digest));
     }

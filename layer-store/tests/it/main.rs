@@ -14,3 +14,4 @@ mod power;
 mod store;
 mod tarball;
 mod usage;
+mod values;
