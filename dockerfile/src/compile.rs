@@ -135,6 +135,8 @@ struct Work<'a> {
     text: usize,
     /// The node that is asked for.
     target: usize,
+    /// The node whose instructions are compiled.
+    working: usize,
     /// Whether anything depends on an image's config by now.
     saw_image: bool,
 }
@@ -172,6 +174,7 @@ impl<'a> Work<'a> {
             errors: Vec::new(),
             text: 0,
             target: 0,
+            working: 0,
             saw_image: false,
         };
         work.lint_file();

@@ -57,6 +57,9 @@ pub enum ErrorKind {
     /// `# check=` cannot be read.
     #[error("failed to parse check options: {0}")]
     CheckOptions(String),
+    /// No text of a Dockerfile says what a [`Builder`](crate::Builder) was asked for.
+    #[error("no {0} instruction can be written that says this")]
+    Unprintable(&'static str),
     /// No instruction has this name.
     #[error("unknown instruction: {0}")]
     UnknownInstruction(String),

@@ -191,7 +191,7 @@ impl Budget {
     fn work(&self, steps: usize) -> Result<(), ExpandError> {
         self.spent.set(self.spent.get().saturating_add(steps));
         if self.spent.get() > MAX_EXPANSION_WORK {
-            return Err(ExpandError::TooLarge("2^28 steps"));
+            return Err(ExpandError::TooLarge("2^26 steps"));
         }
         Ok(())
     }

@@ -143,17 +143,43 @@ impl Ignore {
     /// What holds for an entry of a directory, given what holds for the directory.
     ///
     /// A walker starts with `DirState::default()` at the context's root and does not enter what is to be pruned.
+    ///
+    /// An exception whose expression cannot be matches nothing; [`Ignore::try_enter`] reports it.
     pub fn enter(&self, parent: &DirState, path: &str) -> Verdict {
+        self.judge(parent, path).0
+    }
+
+    /// As [`Ignore::enter`].
+    ///
+    /// # Errors
+    ///
+    /// When the answer hangs on an exception whose expression cannot be, as in [`Ignore::try_matches`].
+    pub fn try_enter(&self, parent: &DirState, path: &str) -> Result<Verdict, IgnoreError> {
+        let (verdict, broken) = self.judge(parent, path);
+        let pattern = broken.and_then(|index| Some((index, self.patterns.get(index)?)));
+        match pattern {
+            None => Ok(verdict),
+            Some((index, pattern)) => Err(IgnoreError { pattern: pattern.text.clone(), line: index + 1 }),
+        }
+    }
+
+    /// The verdict, and the first pattern that was asked and cannot answer.
+    fn judge(&self, parent: &DirState, path: &str) -> (Verdict, Option<usize>) {
         let mut ignored = false;
+        let mut broken = None;
         let mut state = DirState { matched: vec![false; self.patterns.len()] };
         for (index, (pattern, slot)) in self.patterns.iter().zip(&mut state.matched).enumerate() {
             let inherited = parent.matched.get(index) == Some(&true);
+            if pattern.exception == ignored && pattern.is_broken() {
+                broken = broken.or(Some(index));
+            }
             *slot = inherited || pattern.matches(path);
             if *slot {
                 ignored = !pattern.exception;
             }
         }
         let below = |pattern: &&Pattern| pattern.exception && pattern.may_match_below(path);
-        Verdict { ignored, prune: ignored && !self.patterns.iter().any(|pattern| below(&pattern)), state }
+        let prune = ignored && !self.patterns.iter().any(|pattern| below(&pattern));
+        (Verdict { ignored, prune, state }, broken)
     }
 }

@@ -28,6 +28,7 @@
 //! Not here yet: a builder that makes instructions without text, and OCI layouts and URLs as named contexts.
 #![forbid(unsafe_code)]
 
+mod builder;
 pub mod compile;
 mod csv;
 mod directive;
@@ -46,6 +47,7 @@ mod outline;
 mod parse;
 mod path;
 pub mod plan;
+mod print;
 mod quote;
 pub mod record;
 mod source;
@@ -53,6 +55,7 @@ mod suggest;
 mod syntax;
 
 // The public interface is:
+pub use builder::{Builder, Word};
 pub use compile::{Compiler, ImageRequest, Images, NamedContext, NoCache, Options, Outcome};
 pub use directive::Directive;
 pub use edit::Edit;

@@ -22,7 +22,7 @@ pub const MAX_PLAN_TEXT: usize = 256 << 20;
 pub const MAX_EXPANSION_DEPTH: usize = 128;
 
 /// What all expansions of one compilation may cost together: bytes made and characters that patterns look at.
-pub const MAX_EXPANSION_WORK: usize = 1 << 28;
+pub const MAX_EXPANSION_WORK: usize = 1 << 26;
 
 /// Deepest nesting of a JSON value in exec form.
 pub const MAX_JSON_DEPTH: usize = 10_000;

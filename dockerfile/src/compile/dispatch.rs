@@ -30,6 +30,7 @@ impl<'a> Work<'a> {
                 node.inherit(base);
             }
             node.dispatched = true;
+            self.working = index;
             if let Err((kind, hint)) = self.stage(&mut node) {
                 self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
             }
@@ -327,6 +328,16 @@ impl<'a> Work<'a> {
             return Err((ErrorKind::Limit { what: "the text of the plan", limit: MAX_PLAN_TEXT }, None));
         }
         Ok(())
+    }
+
+    /// The tree of a node that an instruction of `node` reads; nothing when it has none yet.
+    ///
+    /// A trigger can make a stage read itself: that is what it is so far.
+    pub(super) fn tree_of(&self, node: &Node<'a>, source: usize) -> Option<Input> {
+        if source == self.working {
+            return Some(node.root);
+        }
+        self.nodes.get(source).filter(|other| other.dispatched).map(|other| other.root)
     }
 
     /// Adds a history entry.

@@ -9,9 +9,11 @@ use crate::error::ErrorKind;
 use crate::lint;
 use crate::quote::quote;
 
-/// What one port counts for among [`crate::limits::MAX_PLAN_TEXT`]: short as it is, each is kept apart in a set,
-/// and eleven characters ask for 65,535 of them.
-const PORT_COST: usize = 256;
+/// What one port counts for among [`crate::limits::MAX_PLAN_TEXT`]: eleven characters ask for 65,535 of them.
+const PORT_COST: usize = 16;
+
+/// What it counts for when it is new: short as it is, each is kept apart in a set.
+const NEW_PORT_COST: usize = 240;
 
 impl<'a> Work<'a> {
     pub(super) fn ports(
@@ -27,13 +29,19 @@ impl<'a> Work<'a> {
                 .words_within(word, &node.env, &self.budget)
                 .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
             for raw in list {
-                self.port(task, &raw, &mut ports)?;
+                self.port(node, task, &raw, &mut ports)?;
             }
         }
         Ok(ports)
     }
 
-    fn port(&mut self, task: &Task<'a>, raw: &str, ports: &mut Vec<String>) -> Result<(), Refusal> {
+    fn port(
+        &mut self,
+        node: &Node<'a>,
+        task: &Task<'a>,
+        raw: &str,
+        ports: &mut Vec<String>,
+    ) -> Result<(), Refusal> {
         let mut parts = raw.rsplitn(3, ':');
         let container = parts.next().unwrap_or("");
         let host = parts.next().unwrap_or("");
@@ -73,7 +81,11 @@ impl<'a> Work<'a> {
             }
         }
         self.spend((usize::from(end - start) + 1) * PORT_COST)?;
+        let first = ports.len();
         ports.extend((start..=end).map(|port| format!("{port}/{lower}")));
+        let known = &node.config.exposed_ports;
+        let new = ports.iter().skip(first).filter(|port| !known.contains(*port)).count();
+        self.spend(new * NEW_PORT_COST)?;
         Ok(())
     }
 }

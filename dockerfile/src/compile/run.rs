@@ -134,19 +134,18 @@ impl<'a> Work<'a> {
             |default: u32| (spec.mode.unwrap_or(default), spec.uid.unwrap_or(0), spec.gid.unwrap_or(0));
         let mut from = Input::Empty;
         if !spec.from.is_empty()
-            && let Some(other) = source.and_then(|source| self.nodes.get(source))
+            && let Some(source) = source
         {
-            if !other.dispatched {
-                return Err((
+            from = self.tree_of(node, source).ok_or_else(|| {
+                (
                     ErrorKind::StageOrder {
                         action: "mount",
                         stage: quote(&spec.from),
                         current: quote(&node.title),
                     },
                     Some("move the stage above this one".to_owned()),
-                ));
-            }
-            from = other.root;
+                )
+            })?;
         } else if spec.from.is_empty() && spec.kind == MountType::Bind {
             from = Input::Step(self.steps.context(task.instruction.span, task.instruction.lines));
         }

@@ -35,15 +35,15 @@ impl<'a> Work<'a> {
                 if file.expand { self.expand_by(body, node, task, &file.data)? } else { file.data.clone() };
             inline.push((file.name.clone(), data));
         }
-        let tree = match task.sources.first().and_then(|source| self.nodes.get(*source)) {
-            Some(other) if !other.dispatched => {
+        let tree = match task.sources.first().map(|source| self.tree_of(node, *source)) {
+            Some(None) => {
                 let from = written.from.as_deref().unwrap_or("");
                 return Err((
                     ErrorKind::StageOrder { action: "copy", stage: quote(from), current: quote(&node.title) },
                     self.stage_hint(from).or_else(|| Some("move the stage above this one".to_owned())),
                 ));
             }
-            Some(other) => Some(other.root),
+            Some(tree) => tree,
             None => None,
         };
         let os = node.os().to_owned();

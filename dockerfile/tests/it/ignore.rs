@@ -56,6 +56,7 @@ fn walks_alike(ignore: &Ignore, paths: &[String]) -> bool {
         let mut state = DirState::default();
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             let verdict = ignore.enter(&state, &path[..end]);
+            assert_eq!(ignore.try_enter(&state, &path[..end]).as_ref(), Ok(&verdict));
             if end == path.len() {
                 return verdict.ignored == ignore.matches(path);
             }

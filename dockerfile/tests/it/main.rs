@@ -8,8 +8,10 @@
     reason = "a test fails by panicking and says what it counted"
 )]
 
+mod builder;
 mod data;
 mod expand;
 mod ignore;
 mod properties;
 mod records;
+mod regressions;

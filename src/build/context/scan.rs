@@ -90,7 +90,16 @@ impl Scan<'_> {
         state: &DirState,
         depth: usize,
     ) -> Result<()> {
-        let verdict = self.ignore.map(|ignore| ignore.enter(state, &String::from_utf8_lossy(path)));
+        let verdict = match self.ignore {
+            None => None,
+            Some(ignore) => {
+                let asked = ignore.try_enter(state, &String::from_utf8_lossy(path));
+                Some(asked.map_err(|error| Error::Io {
+                    path: self.path.to_owned(),
+                    source: std::io::Error::other(error),
+                })?)
+            }
+        };
         let (ignored, prune) =
             verdict.as_ref().map_or((false, false), |verdict| (verdict.ignored, verdict.prune));
         // Without looking: what is ignored for good, or read by nobody, costs nothing.
