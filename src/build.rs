@@ -37,18 +37,24 @@ mod finish;
 mod git;
 mod glob;
 mod hashes;
+mod history;
 mod key;
 mod mount;
+mod reproduce;
 mod secret;
 mod select;
+mod share;
 mod solve;
 mod source;
 mod step;
 mod tree;
 
 pub use context::Context;
+pub use history::BuildRecord;
 pub use key::{Cause, FileChange};
+pub use reproduce::{Irreproducible, Reproducibility};
 pub use secret::Secret;
+pub use share::CacheLocation;
 
 /// The largest Dockerfile that is read, in bytes.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
@@ -92,6 +98,9 @@ pub struct Build {
     no_network: bool,
     pull: bool,
     jobs: usize,
+    keep_failed: bool,
+    cache_from: Vec<CacheLocation>,
+    cache_to: Vec<CacheLocation>,
     events: EventSink,
 }
 
@@ -117,7 +126,7 @@ impl std::fmt::Debug for Build {
 }
 
 /// How one step went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct StepReport {
     /// `[build 2/5] RUN make`.
@@ -126,6 +135,8 @@ pub struct StepReport {
     pub cached: bool,
     /// Why it was done again: the first part of what it depends on that differs, against the last time.
     pub cause: Option<Cause>,
+    /// Under what the store has the layer that it made, or found.
+    pub layer: Option<layer_store::LayerKey>,
 }
 
 /// What a build made.
@@ -164,6 +175,9 @@ impl Engine {
             no_network: false,
             pull: false,
             jobs: 0,
+            keep_failed: false,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             events: crate::event::nowhere(),
         }
     }
@@ -289,6 +303,25 @@ impl Build {
         self
     }
 
+    /// Keeps what a failed RUN left as an image, which [`Error::StepFailed`] holds: a container of it shows the files as
+    /// the step left them, in its environment. It goes like every image without a name, by a prune.
+    pub fn keep_failed(mut self, yes: bool) -> Self {
+        self.keep_failed = yes;
+        self
+    }
+
+    /// Takes steps that are not known here from this cache, too. What it has is believed.
+    pub fn cache_from(mut self, location: CacheLocation) -> Self {
+        self.cache_from.push(location);
+        self
+    }
+
+    /// Writes what every step of the build made to this cache, when the build succeeds.
+    pub fn cache_to(mut self, location: CacheLocation) -> Self {
+        self.cache_to.push(location);
+        self
+    }
+
     fn jobs(&self) -> usize {
         match self.jobs {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -323,6 +356,14 @@ impl Build {
     /// # Cancel safety
     /// Dropping the future kills what runs and leaves nothing but the cache of finished builds.
     pub async fn run(self) -> Result<Built> {
+        let started = self.engine.now();
+        let reports = solve::Reports::default();
+        let result = self.build(&reports).await;
+        history::keep(&self, started, &result, reports.take());
+        result
+    }
+
+    async fn build(&self, reports: &solve::Reports) -> Result<Built> {
         let identity =
             self.context.path().map_or_else(|| PathBuf::from(self.context.identity()), Path::to_owned);
         let hashes = Arc::new(hashes::Hashes::load(self.engine.state(), &identity));
@@ -341,7 +382,7 @@ impl Build {
                 text: format!("{}: {} (line {})", warning.rule, warning.message, warning.lines.first),
             });
         }
-        solve::solve(&self, plan, ready, hashes, file).await
+        solve::solve(self, plan, ready, hashes, file, reports).await
     }
 
     /// The text of the Dockerfile, and its path if it is a file of the host.

@@ -53,6 +53,8 @@ pub enum Error {
         log: String,
         /// First line of the instruction, 1-based.
         line: u32,
+        /// What the step left, as an image, when the build was asked to keep it.
+        image: Option<Box<crate::engine::Image>>,
     },
     /// A step cannot be done.
     #[error("{step}: {reason}")]

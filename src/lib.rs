@@ -15,7 +15,10 @@ mod task;
 mod user;
 
 // The public interface is:
-pub use build::{Build, Built, Cause, Context, FileChange, NamedContext, Secret, StepReport, Timestamps};
+pub use build::{
+    Build, BuildRecord, Built, CacheLocation, Cause, Context, FileChange, Irreproducible, NamedContext,
+    Reproducibility, Secret, StepReport, Timestamps,
+};
 pub use container::{Container, Ended};
 pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};
 pub use error::{Error, Result};

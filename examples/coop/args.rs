@@ -19,6 +19,15 @@ pub(crate) struct Coop {
 pub(crate) enum Verb {
     /// Build an image from a Dockerfile
     Build(Build),
+    /// Say what a past build did, and why (the newest one without an id)
+    Explain {
+        /// The build's id, or the beginning of it
+        #[arg(default_value = "")]
+        id: String,
+        /// List the builds that are remembered
+        #[arg(short, long)]
+        list: bool,
+    },
     /// Create and run a container from an image
     Run(Run),
     /// Download an image from a registry

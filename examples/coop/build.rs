@@ -255,3 +255,33 @@ async fn finish(engine: &Engine, args: &Build, built: &Built, outputs: Vec<Optio
     }
     Ok(())
 }
+
+/// What a past build did, a line a step.
+pub(crate) fn explain(engine: &Engine, id: &str, list: bool) -> Outcome {
+    if list {
+        for record in engine.builds()? {
+            let end = record.error.as_ref().map_or("done", |_| "failed");
+            println!(
+                "{}  {}  {end:<6}  {:.1}s  {}",
+                record.id,
+                record.started,
+                record.millis as f64 / 1e3,
+                record.name
+            );
+        }
+        return Ok(());
+    }
+    let record = engine.explain(id)?;
+    println!("build {} of {}, {}", record.id, record.name, record.started);
+    for step in &record.steps {
+        match (&step.cause, step.cached) {
+            (_, true) => println!("CACHED  {}", step.name),
+            (Some(cause), _) => println!("DONE    {}\n        because {cause}", step.name),
+            (None, _) => println!("DONE    {}", step.name),
+        }
+    }
+    if let Some(error) = &record.error {
+        println!("FAILED  {error}");
+    }
+    Ok(())
+}

@@ -46,7 +46,7 @@ pub(crate) async fn pull(engine: &Engine, name: &str) -> Outcome {
     }
     let (layers, title) =
         (progress(), format!("{}: Pulling from {}", name.tag().unwrap_or("digest"), name.path()));
-    let events: EventSink = std::sync::Arc::new(move |event: &Event| match event {
+    let events: EventSink = Arc::new(move |event: &Event| match event {
         Event::PullStarted { .. } => println!("{title}"),
         other => layers(other),
     });

@@ -6,8 +6,8 @@ use dockerfile::plan::{Exec, Security, Step};
 use image_core::Timestamp;
 use layer_store::{Layer, View};
 
-use super::mount;
 use super::solve::Solver;
+use super::{finish, mount};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::process::{self, Request};
@@ -72,7 +72,15 @@ pub(super) async fn perform(
     drop(mounts);
     if code != 0 {
         let log = log.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let image = if build.keep_failed {
+            let below = below.to_vec();
+            let layer = blocking(move || Ok(snapshot.commit(Some(time))?)).await?;
+            Some(Box::new(finish::failed(solver, step, exec, [below, vec![layer]].concat()).await?))
+        } else {
+            None
+        };
         return Err(Error::StepFailed {
+            image,
             step: step.name.clone(),
             command: exec.args.join(" "),
             exit_code: code,

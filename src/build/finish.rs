@@ -1,6 +1,6 @@
 //! The image at the end of a build: config, history, layers, names.
 
-use dockerfile::plan::{HistoryEntry, Plan};
+use dockerfile::plan::{Exec, HistoryEntry, Plan, Step};
 use image_core::{Document, History, MediaType};
 use layer_store::{ImageRecord, Layer};
 
@@ -8,6 +8,33 @@ use super::solve::{Solver, epoch, moment};
 use crate::engine::Image;
 use crate::error::{Error, Result};
 use crate::task::blocking;
+
+/// Makes an image of what a failed step left, with the environment that it had.
+pub(super) async fn failed(solver: &Solver, step: &Step, exec: &Exec, layers: Vec<Layer>) -> Result<Image> {
+    let stage = step.stage.and_then(|stage| solver.plan.stages.get(stage));
+    let stage = stage.ok_or_else(|| Error::unsupported("a step of no stage"))?;
+    let mut config = stage.image();
+    config.config.env = exec.env.to_strings();
+    config.config.working_dir.clone_from(&exec.cwd);
+    config.config.user.clone_from(&exec.user);
+    config.config.entrypoint = None;
+    config.config.cmd = Some(exec.args.clone());
+    config.rootfs.diff_ids = layers.iter().map(Layer::diff_id).collect();
+    config.history.clear();
+    let document = Document::from_value(config)
+        .map_err(|source| Error::Document { what: "the config of a failed step".to_owned(), source })?;
+    let (work, now) = (solver.work.clone(), solver.build.engine.now());
+    let record = blocking(move || {
+        let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
+        work.commit()?;
+        let mut record = ImageRecord::new(config, &layers);
+        record.built = Some(now);
+        work.store().put_image(&record)?;
+        Ok(record)
+    })
+    .await?;
+    solver.build.engine.load(record)
+}
 
 /// Makes the image of the plan's target and gives it its names.
 pub(super) async fn image(solver: &Solver) -> Result<Image> {

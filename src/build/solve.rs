@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use super::context::{Ready, Wanted};
 use super::hashes::Hashes;
 use super::key::Cause;
+use super::share::{Done, Imported};
 use super::tree::Tree;
-use super::{Build, Built, StepReport, Timestamps, finish, source, step};
+use super::{Build, Built, StepReport, Timestamps, finish, share, source, step};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::task::blocking;
@@ -81,6 +82,8 @@ pub(super) struct Solver {
     pub(super) hashes: Arc<Hashes>,
     pub(super) context: Ready,
     pub(super) dockerfile: Option<PathBuf>,
+    pub(super) imported: Imported,
+    pub(super) done: Done,
     times: BTreeMap<usize, (Timestamp, Timestamp)>,
     /// How many steps work at once.
     pub(super) jobs: Semaphore,
@@ -144,9 +147,13 @@ pub(super) async fn solve(
     context: Ready,
     hashes: Arc<Hashes>,
     dockerfile: Option<PathBuf>,
+    reports: &Reports,
 ) -> Result<Built> {
     let work = build.engine.transaction()?;
+    let imported = Imported::read(build).await?;
     let solver = Arc::new(Solver {
+        imported,
+        done: Done::default(),
         times: times(build, &plan),
         trees: Arc::new(Trees::new(plan.steps.len())),
         jobs: Semaphore::new(build.jobs()),
@@ -157,7 +164,7 @@ pub(super) async fn solve(
         context,
         dockerfile,
     });
-    let result = steps(&solver).await;
+    let result = steps(&solver, reports).await;
     // What was done stays, also when a later step failed: it is right, and the next build needs it.
     let committed = {
         let solver = solver.clone();
@@ -167,14 +174,33 @@ pub(super) async fn solve(
         })
         .await
     };
-    let reports = result?;
+    result?;
     committed?;
     let image = finish::image(&solver).await?;
-    Ok(Built { image, steps: reports })
+    share::export(&solver).await?;
+    Ok(Built { image, steps: reports.all() })
 }
 
-/// Does all steps; gives the reports of those that make layers, in the order of the plan.
-async fn steps(solver: &Arc<Solver>) -> Result<Vec<StepReport>> {
+/// How the steps that make layers went, in the order of the plan.
+#[derive(Debug, Default)]
+pub(super) struct Reports(Mutex<BTreeMap<usize, StepReport>>);
+
+impl Reports {
+    fn insert(&self, index: usize, report: StepReport) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index, report);
+    }
+
+    fn all(&self) -> Vec<StepReport> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn take(&self) -> Vec<StepReport> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_values().collect()
+    }
+}
+
+/// Does all steps.
+async fn steps(solver: &Arc<Solver>, reports: &Reports) -> Result<()> {
     let plan = &solver.plan;
     let mut missing: Vec<usize> = plan.steps.iter().map(|step| step.inputs().len()).collect();
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); plan.steps.len()];
@@ -185,7 +211,6 @@ async fn steps(solver: &Arc<Solver>) -> Result<Vec<StepReport>> {
             }
         }
     }
-    let mut reports: BTreeMap<usize, StepReport> = BTreeMap::new();
     // Dropping the set, on an error or a cancellation, drops the steps that run, which kill their processes.
     let mut running = JoinSet::new();
     let start = |running: &mut JoinSet<_>, index: usize| {
@@ -199,7 +224,12 @@ async fn steps(solver: &Arc<Solver>) -> Result<Vec<StepReport>> {
         let (index, outcome) = done.map_err(|_| Error::Worker)?;
         let outcome = outcome?;
         if let Some(step) = plan.steps.get(index).filter(|step| step.makes_layer()) {
-            let report = StepReport { name: step.name.clone(), cached: outcome.cached, cause: outcome.cause };
+            let layer = match &outcome.made {
+                Made::Layers(layers) => layers.last().map(|layer| layer.key().clone()),
+                Made::Tree(_) => None,
+            };
+            let report =
+                StepReport { name: step.name.clone(), cached: outcome.cached, cause: outcome.cause, layer };
             reports.insert(index, report);
         }
         if let Some(slot) = solver.trees.made.get(index) {
@@ -215,7 +245,7 @@ async fn steps(solver: &Arc<Solver>) -> Result<Vec<StepReport>> {
             }
         }
     }
-    Ok(reports.into_values().collect())
+    Ok(())
 }
 
 async fn one(solver: &Arc<Solver>, index: usize) -> Result<Outcome> {

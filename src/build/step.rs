@@ -31,7 +31,16 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
         && let Some(layer) = work.layer(&record.layer)?
     {
         work.touch_slot(&slot, &preimage)?;
+        solver.done.add(record, layer.clone());
         layers.push(layer);
+        return Ok(Outcome { made: Made::Layers(layers), cached: true, cause: None });
+    }
+    if !ignore_cache && let Some(layer) = solver.imported.fetch(solver, &preimage.key(), &layers).await? {
+        let record = key::record(solver, step, preimage, &layer);
+        solver.done.add(record.clone(), layer.clone());
+        layers.push(layer);
+        let work = work.clone();
+        blocking(move || Ok(work.record_step(&slot, &record)?)).await?;
         return Ok(Outcome { made: Made::Layers(layers), cached: true, cause: None });
     }
     let cause =
@@ -48,6 +57,7 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
     };
     drop(permit);
     let record = key::record(solver, step, preimage, &layer);
+    solver.done.add(record.clone(), layer.clone());
     let work = work.clone();
     layers.push(layer);
     blocking(move || Ok(work.record_step(&slot, &record)?)).await?;

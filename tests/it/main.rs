@@ -17,6 +17,7 @@ mod copy;
 mod export;
 mod mutation;
 mod run;
+mod share;
 mod transcript;
 
 fn quiet() -> EventSink {
@@ -78,6 +79,10 @@ async fn a_rebuild_is_cached_and_a_change_is_named() {
     let third = build().run().await.unwrap();
     assert_eq!(third.steps[0].cause.as_ref().unwrap().to_string(), "file src/z changed");
     assert!(third.steps[1..].iter().all(|step| step.cached), "{:?}", third.steps);
+    // It can be asked for later.
+    let remembered = engine.explain("").unwrap();
+    assert_eq!((remembered.image, &remembered.steps), (Some(third.image.id()), &third.steps));
+    assert_eq!(engine.builds().unwrap().len(), 3);
     // A new time alone changes nothing.
     std::fs::File::open(files.path().join("src/x")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     assert!(build().run().await.unwrap().steps.iter().all(|step| step.cached));

@@ -1,0 +1,364 @@
+//! The build cache as an artifact: what one builder did, others need not do.
+//!
+//! In a registry it is a manifest in the shape of BuildKit's, in a directory an OCI layout with that manifest:
+//!
+//! ```text
+//!  manifest   config: application/vnd.buildkit.cacheconfig.v0, layers: the layers of all steps
+//!  config     {"layers":  [{"blob":"sha256:…","parent":-1,"annotations":{"diffID":…,"mediaType":…,"size":…}}],
+//!              "records": [{"digest":"<key of the step>","layers":[{"layer":0,"createdAt":…}]}],
+//!              "cooperage":{"version":1,"steps":{"<key>":"[build 2/5] RUN make"}}}
+//! ```
+//!
+//! Keys are those of [`layer_store::Preimage`], so a record is a hit for whoever computes the same preimage. BuildKit
+//! reads the document without an error and finds none of its keys in it; we read BuildKit's the same way. What is
+//! imported is believed, as in BuildKit: import only from who may write your images.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use image_core::{
+    BlobSource, Compression, Descriptor, DiffId, Digest, Document, Manifest, MediaType, Reference,
+};
+use layer_store::{CacheRecord, Layer, View};
+use registry_client::PushOptions;
+use serde::{Deserialize, Serialize};
+
+use super::solve::Solver;
+use crate::error::{Error, Result};
+use crate::task::blocking;
+
+const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// The largest cache config that is read, in bytes.
+const LIMIT: u64 = 64 << 20;
+const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
+
+/// Where a build cache is kept outside the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CacheLocation {
+    /// In a registry, under this name.
+    Registry(Reference),
+    /// In a directory, as an OCI layout.
+    Directory(PathBuf),
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Config {
+    layers: Vec<CacheLayer>,
+    records: Vec<Record>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cooperage: Option<Ours>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct CacheLayer {
+    blob: String,
+    /// The index of the layer below; ours stand alone.
+    parent: i64,
+    annotations: Annotations,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "mediaType")]
+    media_type: String,
+    #[serde(rename = "diffID")]
+    diff_id: String,
+    size: u64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    digest: String,
+    layers: Vec<Place>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Place {
+    layer: usize,
+    #[serde(rename = "createdAt")]
+    created: String,
+}
+
+/// What BuildKit's document has no place for.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Ours {
+    version: u32,
+    /// A step as it is shown, by key.
+    steps: BTreeMap<String, String>,
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    move |source| Error::Io { path: path.to_owned(), source }
+}
+
+/// What was done in this build, for exporting: key, record, layer.
+#[derive(Debug, Default)]
+pub(super) struct Done(Mutex<BTreeMap<String, (CacheRecord, Layer)>>);
+
+impl Done {
+    pub(super) fn add(&self, record: CacheRecord, layer: Layer) {
+        let key = record.preimage.key().to_string();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (record, layer));
+    }
+
+    fn take(&self) -> BTreeMap<String, (CacheRecord, Layer)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A layer that an imported cache offers.
+#[derive(Clone, Debug)]
+struct Offer {
+    blob: Descriptor,
+    diff_id: DiffId,
+    location: CacheLocation,
+}
+
+/// What the imported caches have, by key.
+#[derive(Debug, Default)]
+pub(super) struct Imported(BTreeMap<String, Offer>);
+
+impl Imported {
+    /// Reads the documents of `locations`; the first that has a key wins. One that is not there yet is no error: the
+    /// first build of a fleet finds none.
+    pub(super) async fn read(solver: &super::Build) -> Result<Self> {
+        let mut offers = BTreeMap::new();
+        for location in &solver.cache_from {
+            let found = match location {
+                CacheLocation::Registry(name) => registry_config(solver, name).await,
+                CacheLocation::Directory(path) => directory_config(path),
+            };
+            let config = match found {
+                Ok(config) => config,
+                Err(error) if error.is_not_found() => continue,
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for record in config.records {
+                let layer = record.layers.first().and_then(|place| config.layers.get(place.layer));
+                let Some(layer) = layer.filter(|layer| layer.parent < 0) else { continue };
+                let (Ok(digest), Ok(diff_id)) =
+                    (layer.blob.parse::<Digest>(), layer.annotations.diff_id.parse::<Digest>())
+                else {
+                    continue;
+                };
+                let media_type = MediaType::parse(&layer.annotations.media_type);
+                let blob = Descriptor::new(media_type, digest, layer.annotations.size);
+                let offer = Offer { blob, diff_id: DiffId::new(diff_id), location: location.clone() };
+                offers.entry(record.digest).or_insert(offer);
+            }
+        }
+        Ok(Self(offers))
+    }
+
+    /// The layer of the step with this key, fetched and unpacked over `below`.
+    pub(super) async fn fetch(
+        &self,
+        solver: &Solver,
+        key: &Digest,
+        below: &[Layer],
+    ) -> Result<Option<Layer>> {
+        let Some(offer) = self.0.get(&key.to_string()).cloned() else { return Ok(None) };
+        let view = View::of(below);
+        if let Some(layer) = solver.work.find(&offer.diff_id, &view)? {
+            return Ok(Some(layer));
+        }
+        if !solver.work.has_blob(&offer.blob)? {
+            let ingest = solver.work.ingest(&offer.blob)?;
+            let ingest = match &offer.location {
+                CacheLocation::Registry(name) => {
+                    solver.build.engine.client().blob_into(name, &offer.blob, ingest).await?
+                }
+                CacheLocation::Directory(path) => {
+                    let file = blob_path(path, &offer.blob.digest);
+                    blocking(move || {
+                        let mut ingest = ingest;
+                        let mut source = std::fs::File::open(&file).map_err(io(&file))?;
+                        std::io::copy(&mut source, &mut ingest).map_err(io(&file))?;
+                        Ok(ingest)
+                    })
+                    .await?
+                }
+            };
+            blocking(move || Ok(ingest.finish()?)).await?;
+        }
+        let work = solver.work.clone();
+        let unpacked = blocking(move || Ok(work.unpack(&offer.blob, &offer.diff_id, &view)?)).await?;
+        Ok(Some(unpacked.layer))
+    }
+}
+
+async fn registry_config(build: &super::Build, name: &Reference) -> Result<Config> {
+    let client = build.engine.client();
+    let name = name.with_default_tag();
+    let fetched = client.manifest(&name).await?;
+    let read = |source| Error::Document { what: format!("the cache manifest {name}"), source };
+    let image_core::AnyManifest::Manifest(document) = fetched.parse().map_err(read)? else {
+        return Err(Error::unsupported("a build cache in an index"));
+    };
+    let config = &document.value().config;
+    if config.size > LIMIT {
+        return Err(Error::unsupported("a build cache config of that size"));
+    }
+    let bytes = client.blob_into(&name, config, Vec::new()).await?;
+    parse(&bytes, &name.canonical())
+}
+
+fn parse(bytes: &[u8], name: &str) -> Result<Config> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Io { path: name.into(), source: std::io::Error::other(error) })
+}
+
+fn blob_path(layout: &Path, digest: &Digest) -> PathBuf {
+    layout.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+}
+
+fn directory_config(path: &Path) -> Result<Config> {
+    let file = path.join("index.json");
+    let wrong = |file: &Path, what: &str| io(file)(std::io::Error::other(what.to_owned()));
+    let read = |file: &Path| -> Result<image_core::AnyManifest> {
+        image_core::AnyManifest::parse(super::read(file, LIMIT)?, None)
+            .map_err(|source| Error::Document { what: file.display().to_string(), source })
+    };
+    let image_core::AnyManifest::Index(index) = read(&file)? else {
+        return Err(wrong(&file, "it is no index"));
+    };
+    let first = index.value().manifests.first();
+    let file = blob_path(path, &first.ok_or_else(|| wrong(&file, "it names no manifest"))?.digest);
+    let image_core::AnyManifest::Manifest(manifest) = read(&file)? else {
+        return Err(wrong(&file, "it is no manifest"));
+    };
+    let file = blob_path(path, &manifest.value().config.digest);
+    parse(&super::read(&file, LIMIT)?, &file.display().to_string())
+}
+
+/// Writes what this build did, and what it found in the cache, to all places that were asked for.
+pub(super) async fn export(solver: &Solver) -> Result<()> {
+    let done = solver.done.take();
+    if solver.build.cache_to.is_empty() {
+        return Ok(());
+    }
+    let work = solver.work.clone();
+    let (config, blobs) = blocking(move || {
+        let (mut config, mut blobs) = (Config::default(), Vec::<Descriptor>::new());
+        let mut ours = Ours { version: 1, steps: BTreeMap::new() };
+        for (key, (record, layer)) in done {
+            let mut blob = work.encoded(&layer)?;
+            blob.media_type = match blob.media_type.to_oci() {
+                MediaType::OciLayer(compression) => MediaType::OciLayer(compression),
+                _ => MediaType::OciLayer(Compression::Gzip),
+            };
+            let place = match blobs.iter().position(|known| known.digest == blob.digest) {
+                Some(place) => place,
+                None => {
+                    config.layers.push(CacheLayer {
+                        blob: blob.digest.to_string(),
+                        parent: -1,
+                        annotations: Annotations {
+                            media_type: blob.media_type.to_string(),
+                            diff_id: layer.diff_id().to_string(),
+                            size: blob.size,
+                        },
+                    });
+                    blobs.push(blob);
+                    blobs.len() - 1
+                }
+            };
+            // When it was made is an accident of this host, and would make equal caches unequal.
+            let created = "1970-01-01T00:00:00Z".to_owned();
+            config
+                .records
+                .push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
+            ours.steps.insert(key, record.step);
+        }
+        config.cooperage = Some(ours);
+        work.commit()?;
+        Ok((config, blobs))
+    })
+    .await?;
+    let config = serde_json::to_vec(&config).map_err(|error| Error::Io {
+        path: "the cache config".into(),
+        source: std::io::Error::other(error),
+    })?;
+    let config_blob = Descriptor::of(MediaType::parse(CONFIG_TYPE), &config);
+    let manifest = Document::from_value(Manifest::oci(config_blob.clone(), blobs.clone()))
+        .map_err(|source| Error::Document { what: "the cache manifest".to_owned(), source })?;
+    for location in &solver.build.cache_to {
+        match location {
+            CacheLocation::Registry(name) => {
+                push(solver, name, &blobs, (&config_blob, &config), &manifest).await?
+            }
+            CacheLocation::Directory(path) => {
+                let (path, store, blobs) = (path.clone(), solver.build.engine.store().clone(), blobs.clone());
+                let documents = [
+                    (config_blob.clone(), config.clone()),
+                    (Descriptor::of(MediaType::OciManifest, manifest.bytes()), manifest.bytes().to_vec()),
+                ];
+                blocking(move || write(&path, &store, &blobs, &documents)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn push(
+    solver: &Solver,
+    name: &Reference,
+    blobs: &[Descriptor],
+    (config_blob, config): (&Descriptor, &[u8]),
+    manifest: &Document<Manifest>,
+) -> Result<()> {
+    let client = solver.build.engine.client();
+    let name = name.with_default_tag();
+    for blob in blobs {
+        let source: Box<dyn BlobSource> = Box::new(solver.build.engine.store().blob(blob)?);
+        client.push_blob(&name, source, PushOptions::new()).await?;
+    }
+    let config = image_core::MemoryBlob::new(config_blob.clone(), config.to_vec());
+    client.push_blob(&name, Box::new(config), PushOptions::new()).await?;
+    let bytes = Bytes::copy_from_slice(manifest.bytes());
+    client.push_manifest(&name, &MediaType::OciManifest, bytes).await?;
+    Ok(())
+}
+
+/// An OCI layout; blobs that are there already stay, the index comes last.
+fn write(
+    root: &Path,
+    store: &layer_store::Store,
+    blobs: &[Descriptor],
+    documents: &[(Descriptor, Vec<u8>); 2],
+) -> Result<()> {
+    let place = |path: &Path, from: &mut dyn std::io::Read| -> Result<()> {
+        let parent = path.parent().unwrap_or(root);
+        std::fs::create_dir_all(parent).map_err(io(parent))?;
+        let temporary = path.with_extension(format!("part-{}", std::process::id()));
+        let mut file = std::fs::File::create(&temporary).map_err(io(&temporary))?;
+        std::io::copy(from, &mut file).map_err(io(&temporary))?;
+        std::fs::rename(&temporary, path).map_err(io(path))
+    };
+    for blob in blobs {
+        let path = blob_path(root, &blob.digest);
+        if !path.exists() {
+            let source = store.blob(blob)?;
+            let size = source.descriptor().size;
+            place(&path, &mut source.open_range(0..size).map_err(io(&path))?)?;
+        }
+    }
+    for (descriptor, bytes) in documents {
+        place(&blob_path(root, &descriptor.digest), &mut bytes.as_slice())?;
+    }
+    place(&root.join("oci-layout"), &mut LAYOUT.as_bytes())?;
+    let [_, (manifest, _)] = documents;
+    let index = Document::from_value(image_core::Index::oci(vec![manifest.clone()]))
+        .map_err(|source| Error::Document { what: "the cache index".to_owned(), source })?;
+    place(&root.join("index.json"), &mut &*index.bytes())
+}

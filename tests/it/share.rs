@@ -1,0 +1,133 @@
+//! What one builder did, others need not do; and what a build left when it failed, or did differently.
+
+use cooperage::registry::server::Registry;
+use cooperage::{CacheLocation, Context, Error};
+
+use crate::base::{NAME, base};
+use crate::{context, engine};
+
+#[tokio::test]
+async fn a_cache_is_shared_by_registry_and_by_directory() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let locations = [
+        CacheLocation::Registry(format!("{}/org/cache:main", registry.addr()).parse().unwrap()),
+        CacheLocation::Directory(directory.path().join("cache")),
+    ];
+    let text = format!(
+        "FROM {NAME} AS made\nRUN echo made > /made\nFROM {NAME}\nCOPY --from=made /made /\nCOPY f /f\nRUN cat /made /f > /both\n"
+    );
+    let files = context(&[("Dockerfile", &text), ("f", "f")]);
+    for location in locations {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (first, second) = (engine(&here).await, engine(&there).await);
+        if base(&first).await.is_none() || base(&second).await.is_none() {
+            return;
+        }
+        // The first builder of a fleet finds no cache, and that is no error.
+        let built = first
+            .build(Context::directory(files.path()))
+            .cache_from(location.clone())
+            .cache_to(location.clone())
+            .run()
+            .await
+            .unwrap();
+        assert!(built.steps.iter().all(|step| !step.cached));
+        let again =
+            second.build(Context::directory(files.path())).cache_from(location.clone()).run().await.unwrap();
+        assert!(again.steps.iter().all(|step| step.cached), "{location:?}: {:?}", again.steps);
+        assert_eq!(again.image.id(), built.image.id());
+        // It is in the store now: without the cache, too.
+        let third = second.build(Context::directory(files.path())).run().await.unwrap();
+        assert!(third.steps.iter().all(|step| step.cached));
+        // A changed file misses where it is read, and nowhere before.
+        let other = context(&[("Dockerfile", &text), ("f", "g")]);
+        let other = second.build(Context::directory(other.path())).cache_from(location).run().await.unwrap();
+        let hits: Vec<bool> = other.steps.iter().map(|step| step.cached).collect();
+        assert_eq!(hits, [true, true, false, false], "{:?}", other.steps);
+    }
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cache_of_others_is_read_without_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = directory.path();
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = cooperage::image::Digest::sha256(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    // The shape that BuildKit writes: chains of layers, records with inputs.
+    let config = br#"{"layers":[{"blob":"sha256:aaaa","parent":-1,"annotations":{"mediaType":"x","diffID":"sha256:b","size":1,"createdAt":"2026-01-01T00:00:00Z"}},{"blob":"sha256:c","parent":0}],"records":[{"digest":"random:1","inputs":[[{"link":0,"selector":""}]],"layers":[{"layer":1,"createdAt":"2026-01-01T00:00:00Z"}],"chains":[{"layers":[0,1]}]}]}"#;
+    let (config, size) = put(config);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.buildkit.cacheconfig.v0","digest":"{config}","size":{size}}},"layers":[]}}"#
+    );
+    let (manifest, size) = put(manifest.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{manifest}","size":{size}}}]}}"#
+    );
+    std::fs::write(layout.join("index.json"), index).unwrap();
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let built = engine
+        .build(Context::files([("Dockerfile", "FROM scratch\nCOPY x /x\n"), ("x", "x")]))
+        .cache_from(CacheLocation::Directory(layout.to_owned()))
+        .run()
+        .await
+        .unwrap();
+    assert!(!built.steps[0].cached);
+}
+
+#[tokio::test]
+async fn what_a_failed_step_left_can_be_looked_at() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    if base(&engine).await.is_none() {
+        return;
+    }
+    let files = context(&[(
+        "Dockerfile",
+        &format!("FROM {NAME}\nENV A=b\nWORKDIR /w\nRUN echo half > done; exit 9\n"),
+    )]);
+    let error = engine.build(Context::directory(files.path())).keep_failed(true).run().await.unwrap_err();
+    let Error::StepFailed { image: Some(image), exit_code: 9, .. } = error else { panic!("{error:?}") };
+    let output = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = output.clone();
+    let ended = engine
+        .container(&image)
+        .args(["/bin/sh", "-c", "cat done; echo $A; pwd"])
+        .remove(true)
+        .on_event(move |event| {
+            if let cooperage::Event::Output { bytes, .. } = event {
+                seen.lock().unwrap().extend_from_slice(bytes);
+            }
+        })
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(ended.code, 0);
+    assert_eq!(String::from_utf8_lossy(&output.lock().unwrap()), "half\nb\n/w\n");
+    // A prune takes it away.
+    assert_eq!(engine.prune_images(false).await.unwrap().images.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_reproducible_is_named() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    if base(&engine).await.is_none() {
+        return;
+    }
+    let text = format!(
+        "FROM {NAME}\nRUN echo same > /same\nRUN cat /proc/sys/kernel/random/uuid > /random && echo 1 > /fixed\nCOPY x /x\n"
+    );
+    let files = context(&[("Dockerfile", &text), ("x", "x")]);
+    let found = engine.build(Context::directory(files.path())).check_reproducible().await.unwrap();
+    assert_eq!(found.differences.len(), 1, "{:?}", found.differences);
+    assert!(found.differences[0].step.contains("random"));
+    assert_eq!(found.differences[0].paths, ["/random"]);
+}
