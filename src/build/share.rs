@@ -295,7 +295,7 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
     for location in &solver.build.cache_to {
         match location {
             CacheLocation::Registry(name) => {
-                push(solver, name, &blobs, (&config_blob, &config), &manifest).await?
+                push(solver, name, &blobs, (&config_blob, &config), &manifest).await?;
             }
             CacheLocation::Directory(path) => {
                 let (path, store, blobs) = (path.clone(), solver.build.engine.store().clone(), blobs.clone());
@@ -360,5 +360,5 @@ fn write(
     let [_, (manifest, _)] = documents;
     let index = Document::from_value(image_core::Index::oci(vec![manifest.clone()]))
         .map_err(|source| Error::Document { what: "the cache index".to_owned(), source })?;
-    place(&root.join("index.json"), &mut &*index.bytes())
+    place(&root.join("index.json"), &mut index.bytes())
 }
