@@ -6,7 +6,9 @@
 #![no_std]
 #![no_main]
 
+mod copy;
 mod memory;
+mod resident;
 mod step;
 mod syscall;
 #[expect(dead_code, reason = "some of it is for the host's side")]
@@ -55,7 +57,7 @@ pub(crate) struct Machine {
 static mut REGISTER_FILE: [i64; REGISTERS] = [0; REGISTERS];
 
 /// Exit codes of the helper itself, before it can report: the host shows them.
-const BAD_HELLO: usize = 120;
+pub(crate) const BAD_HELLO: usize = 120;
 const BAD_PLAN: usize = 121;
 const CONTROL_CLOSED: usize = 122;
 
@@ -85,30 +87,30 @@ fn plug_standard_streams() {
 }
 
 #[repr(C)]
-struct IoVec {
-    base: usize,
-    len: usize,
+pub(crate) struct IoVec {
+    pub(crate) base: usize,
+    pub(crate) len: usize,
 }
 
 #[repr(C)]
-struct MessageHeader {
-    name: usize,
-    name_len: usize,
-    iov: usize,
-    iov_len: usize,
-    control: usize,
-    control_len: usize,
-    flags: usize,
+pub(crate) struct MessageHeader {
+    pub(crate) name: usize,
+    pub(crate) name_len: usize,
+    pub(crate) iov: usize,
+    pub(crate) iov_len: usize,
+    pub(crate) control: usize,
+    pub(crate) control_len: usize,
+    pub(crate) flags: usize,
 }
 
 const CONTROL_HEADER: usize = 16;
-const CONTROL_SPACE: usize = CONTROL_HEADER + FDS_PER_MESSAGE * 4 + 4;
+pub(crate) const CONTROL_SPACE: usize = CONTROL_HEADER + FDS_PER_MESSAGE * 4 + 4;
 
 #[repr(C, align(8))]
-struct ControlBuffer([u8; CONTROL_SPACE]);
+pub(crate) struct ControlBuffer(pub(crate) [u8; CONTROL_SPACE]);
 
 /// Receives one message and its descriptors; returns the message and how many descriptors came.
-fn receive_message(fds: &mut [i32; FDS_PER_MESSAGE]) -> ([u32; 4], usize) {
+pub(crate) fn receive_message(fds: &mut [i32; FDS_PER_MESSAGE]) -> ([u32; 4], usize) {
     let mut body = [0u32; 4];
     let mut control = ControlBuffer([0; CONTROL_SPACE]);
     let iov = IoVec { base: body.as_mut_ptr() as usize, len: MESSAGE };
@@ -161,7 +163,12 @@ fn receive_message(fds: &mut [i32; FDS_PER_MESSAGE]) -> ([u32; 4], usize) {
 /// Receives the plan and its descriptors.
 fn receive(registers: &'static mut [i64; REGISTERS]) -> Machine {
     let mut fds = [0i32; FDS_PER_MESSAGE];
-    let (body, mut count) = receive_message(&mut fds);
+    let (mut body, mut count) = receive_message(&mut fds);
+    if body[0] == message::RESIDE && body[1] == VERSION {
+        // Comes back in the process that is to run a plan.
+        resident::serve();
+        (body, count) = receive_message(&mut fds);
+    }
     let [kind, version, len, total] = body;
     let (len, total) = (len as usize, total as usize);
     if kind != message::HELLO || version != VERSION || count == 0 || len < HEADER || total > REGISTERS {

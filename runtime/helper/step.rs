@@ -100,6 +100,8 @@ fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
             }
         }
         op::EXEC => return Err(exec(args)),
+        op::FIND => find(args)?,
+        op::COPY_TREE => crate::copy::tree(args[0], args[1], 0).map_err(|errno| (errno, 0))?,
         op::CLOSE_OTHERS => close_others(machine, args[0], args[1]),
         op::EXIT => die(args[0]),
         op::REPORT_TO => machine.report = args[0],
@@ -141,6 +143,43 @@ fn exec(args: [usize; 6]) -> (u32, u32) {
     match denied {
         Some(at) => (EACCES, at),
         None => (ENOENT, 0),
+    }
+}
+
+/// Looks for the first candidate that could be executed, as `exec` would: an error is that of `exec`.
+fn find(args: [usize; 6]) -> Result<(), (u32, u32)> {
+    const AT_FDCWD: usize = -100isize as usize;
+    const X_OK: usize = 1;
+    const O_PATH_DIRECTORY: usize = 0o10000000 | if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200000 };
+    let mut denied = None;
+    let mut at = 0;
+    while at < args[3] {
+        // SAFETY: as in `exec`.
+        let (path, answer) = unsafe {
+            let path = *((args[0] + at * 8) as *const usize);
+            (path, call(nr::FACCESSAT, [AT_FDCWD, path, X_OK, 0, 0, 0]))
+        };
+        match -answer as u32 {
+            0 => {
+                // A directory passes for executable, and is none.
+                // SAFETY: the same path.
+                let opened = unsafe { call(nr::OPENAT, [AT_FDCWD, path, O_PATH_DIRECTORY, 0, 0, 0]) };
+                if opened < 0 {
+                    return Ok(());
+                }
+                // SAFETY: opened above.
+                unsafe { call(nr::CLOSE, [opened as usize, 0, 0, 0, 0, 0]) };
+                denied = denied.or(Some(at as u32));
+            }
+            EACCES => denied = denied.or(Some(at as u32)),
+            ENOENT | ENOTDIR => {}
+            errno => return Err((errno, at as u32)),
+        }
+        at += 1;
+    }
+    match denied {
+        Some(at) => Err((EACCES, at)),
+        None => Err((ENOENT, 0)),
     }
 }
 

@@ -6,27 +6,59 @@ use core::arch::{asm, global_asm};
 pub(crate) mod nr {
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const MMAP: usize = 9;
+    pub(crate) const SENDFILE: usize = 40;
     pub(crate) const SENDTO: usize = 44;
+    pub(crate) const SENDMSG: usize = 46;
     pub(crate) const RECVMSG: usize = 47;
     pub(crate) const EXECVE: usize = 59;
     pub(crate) const FCNTL: usize = 72;
+    pub(crate) const CHDIR: usize = 80;
+    pub(crate) const FCHMOD: usize = 91;
+    pub(crate) const FCHOWN: usize = 93;
+    pub(crate) const GETDENTS64: usize = 217;
     pub(crate) const EXIT_GROUP: usize = 231;
+    pub(crate) const OPENAT: usize = 257;
+    pub(crate) const MKDIRAT: usize = 258;
+    pub(crate) const MKNODAT: usize = 259;
+    pub(crate) const FCHOWNAT: usize = 260;
+    pub(crate) const SYMLINKAT: usize = 266;
+    pub(crate) const READLINKAT: usize = 267;
+    pub(crate) const FCHMODAT: usize = 268;
     pub(crate) const FACCESSAT: usize = 269;
+    pub(crate) const DUP3: usize = 292;
     pub(crate) const MEMFD_CREATE: usize = 319;
+    pub(crate) const STATX: usize = 332;
+    pub(crate) const CLONE3: usize = 435;
     pub(crate) const CLOSE_RANGE: usize = 436;
 }
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod nr {
+    pub(crate) const DUP3: usize = 24;
     pub(crate) const FCNTL: usize = 25;
+    pub(crate) const MKNODAT: usize = 33;
+    pub(crate) const MKDIRAT: usize = 34;
+    pub(crate) const SYMLINKAT: usize = 36;
     pub(crate) const FACCESSAT: usize = 48;
+    pub(crate) const CHDIR: usize = 49;
+    pub(crate) const FCHMOD: usize = 52;
+    pub(crate) const FCHMODAT: usize = 53;
+    pub(crate) const FCHOWNAT: usize = 54;
+    pub(crate) const FCHOWN: usize = 55;
+    pub(crate) const OPENAT: usize = 56;
     pub(crate) const CLOSE: usize = 57;
+    pub(crate) const GETDENTS64: usize = 61;
+    pub(crate) const SENDFILE: usize = 71;
+    pub(crate) const READLINKAT: usize = 78;
     pub(crate) const EXIT_GROUP: usize = 94;
     pub(crate) const SENDTO: usize = 206;
+    pub(crate) const SENDMSG: usize = 211;
     pub(crate) const RECVMSG: usize = 212;
     pub(crate) const EXECVE: usize = 221;
     pub(crate) const MMAP: usize = 222;
     pub(crate) const MEMFD_CREATE: usize = 279;
+    pub(crate) const STATX: usize = 291;
+    pub(crate) const CLONE3: usize = 435;
     pub(crate) const CLOSE_RANGE: usize = 436;
 }
 

@@ -68,6 +68,10 @@ pub(crate) mod op {
     pub(crate) const REPORT_TO: u32 = 8;
     /// `out` = arg 0.
     pub(crate) const SET: u32 = 9;
+    /// Fail as `EXEC` would, if none of its programs could be executed. The same arguments.
+    pub(crate) const FIND: u32 = 10;
+    /// Copy all that is in the directory arg 0 into the directory arg 1.
+    pub(crate) const COPY_TREE: u32 = 11;
 }
 
 /// Kinds of messages.
@@ -78,6 +82,11 @@ pub(crate) mod message {
     pub(crate) const MORE: u32 = 2;
     /// Host to helper: go on.
     pub(crate) const GO: u32 = 3;
+    /// Host to helper, in place of `HELLO`: stay, and serve. Version.
+    pub(crate) const RESIDE: u32 = 4;
+    /// Host to resident helper: make a process that takes a plan from the socket that rides along. Answered by `PID`,
+    /// or by `FAILED` with no step.
+    pub(crate) const LAUNCH: u32 = 5;
     /// Helper to host: the pid of the new process; its pidfd rides along.
     pub(crate) const PID: u32 = 16;
     /// Helper to host: it waits to be told `GO`.

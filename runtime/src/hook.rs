@@ -232,7 +232,13 @@ fn inside(container: &Container, init: &Child, hook: &Hook, state: &State) -> Re
     let child = std::sync::Arc::clone(&launched.child);
     // The first process of a pid namespace cannot end before this one was reaped.
     container.inner.orphans.adopt(std::sync::Arc::clone(&child));
-    launched.start(|_: OwnedFd| Ok(())).map_err(wrap)?;
+    if let Err(error) = launched.start(|_: OwnedFd| Ok(())) {
+        // It must be reaped, or the first process of its pid namespace could not end.
+        drop(child.kill(Signal::KILL));
+        drop(child.wait());
+        container.inner.orphans.reap();
+        return Err(wrap(error));
+    }
     finish(&child, hook, &mut output)
 }
 

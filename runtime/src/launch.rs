@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
@@ -24,15 +24,26 @@ static HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));
 /// Executable memory files may be asked for by name since Linux 6.3 (`MFD_EXEC`), and then must.
 const MFD_EXEC: u32 = 0x10;
 
+fn failed(syscall: &'static str, errno: impl Into<Errno>) -> Error {
+    Error::host_call(Phase::Launch, syscall, "the helper", errno)
+}
+
+/// A socket pair that keeps messages apart.
+fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed("socketpair", errno))
+}
+
 /// The helper program in a sealed memory file, from which it is executed: nobody can write to it any more, and the
 /// host's own binary never shows in a container's `/proc`.
 #[derive(Clone, Debug)]
 pub(crate) struct Helper {
     file: Arc<OwnedFd>,
+    resident: Option<Arc<Resident>>,
 }
 
 impl Helper {
-    pub(crate) fn load(_resident: bool) -> Result<Self, Error> {
+    pub(crate) fn load(resident: bool) -> Result<Self, Error> {
         if HELPER.is_empty() {
             return Err(Error::unsupported("this architecture: no helper program was built for it"));
         }
@@ -50,12 +61,31 @@ impl Helper {
         // Above CONTROL, which the new process puts in place before it executes this file by its number.
         let file = rustix::io::fcntl_dupfd_cloexec(&file, CONTROL + 1)
             .map_err(|errno| Error::host_call(Phase::Launch, "fcntl", "the helper program", errno))?;
-        Ok(Self { file: Arc::new(file) })
+        Ok(Self { file: Arc::new(file), resident: resident.then(Arc::default) })
+    }
+
+    /// Starts the program with one end of a socket pair; returns its pid.
+    fn spawn(&self, theirs: OwnedFd) -> Result<u32, Error> {
+        let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
+        sys::spawn(&path, c"container-helper", theirs.as_fd(), CONTROL).map_err(|error| {
+            failed("posix_spawn", Errno::of(&error)).with_hint(hint::exec_helper(Errno::of(&error)))
+        })
+    }
+
+    /// A process that takes a plan from the other end of that socket.
+    fn stage(&self, theirs: OwnedFd) -> Result<Stage, Error> {
+        match &self.resident {
+            Some(resident) => resident.stage(self, theirs),
+            None => Stage::of_pid(self.spawn(theirs)?),
+        }
     }
 
     /// Ends what is resident.
-    #[expect(clippy::unused_self, reason = "nothing is resident yet")]
-    pub(crate) fn shutdown(&self) {}
+    pub(crate) fn shutdown(&self) {
+        if let Some(resident) = &self.resident {
+            resident.end();
+        }
+    }
 
     /// Runs the plan until the container's process is ready. `hooks` is called when the plan has a point for them.
     pub(crate) fn launch(
@@ -63,19 +93,11 @@ impl Helper {
         plan: Plan,
         hooks: &mut dyn FnMut(&Arc<Child>) -> Result<(), Error>,
     ) -> Result<Launched, Error> {
-        let failed = |syscall, errno| Error::host_call(Phase::Launch, syscall, "the helper", errno);
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| failed("socketpair", errno.into()))?;
+        let (ours, theirs) = pair()?;
         let memory = sealed("container-plan", &plan.bytes, 0)
             .map_err(|error| failed("memfd_create", Errno::of(&error)))?;
-        let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
-        let pid = sys::spawn(&path, c"container-helper", theirs.as_fd(), CONTROL).map_err(|error| {
-            failed("posix_spawn", Errno::of(&error)).with_hint(hint::exec_helper(Errno::of(&error)))
-        })?;
-        drop(theirs);
-        let stage = Stage::new(pid)?;
-        send_plan(ours.as_fd(), &plan, memory.as_fd()).map_err(|errno| failed("sendmsg", errno.into()))?;
+        let stage = self.stage(theirs)?;
+        send_plan(ours.as_fd(), &plan, memory.as_fd()).map_err(|errno| failed("sendmsg", errno))?;
         // The helper has its own copies now.
         let Plan { notes, maps, programs, fds, .. } = plan;
         drop((memory, fds));
@@ -219,18 +241,17 @@ impl Drop for Unready {
 }
 
 /// The helper's own process, which ends once the container's process is born.
-struct Stage(Child);
+struct Stage(Option<Child>);
 
 impl Stage {
-    fn new(pid: u32) -> Result<Self, Error> {
+    fn of_pid(pid: u32) -> Result<Self, Error> {
         let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         let opened = raw.ok_or(rustix::io::Errno::SRCH).and_then(|pid| {
             // Nobody but this function reaps the pid, so it still is the helper's.
             rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         });
-        let pidfd =
-            opened.map_err(|errno| Error::host_call(Phase::Launch, "pidfd_open", "the helper", errno))?;
-        Ok(Self(Child::new(pid, pidfd)))
+        let pidfd = opened.map_err(|errno| failed("pidfd_open", errno))?;
+        Ok(Self(Some(Child::new(pid, pidfd))))
     }
 
     fn wait(self) {
@@ -238,15 +259,123 @@ impl Stage {
     }
 
     fn died(self) -> Error {
-        let how = self.0.wait().map_or_else(|_| "unknown".to_owned(), |exit| exit.status.to_string());
+        let exit = self.0.as_ref().map(Child::wait);
+        let how = match exit {
+            Some(Ok(exit)) => exit.status.to_string(),
+            _ => "unknown".to_owned(),
+        };
         Error::HelperDied { phase: Phase::Launch, how }
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // The helper ends by itself after it has answered or failed; and at the latest when the socket closes.
-        drop(self.0.wait());
+        if let Some(child) = &self.0 {
+            // The helper ends by itself after it has answered or failed; and at the latest when the socket closes.
+            drop(child.wait());
+        }
+    }
+}
+
+/// The resident helper, started when it is first needed.
+#[derive(Debug, Default)]
+struct Resident {
+    running: Mutex<Option<Running>>,
+}
+
+/// It runs: the way to it, and the process, which ends when the way is closed.
+#[derive(Debug)]
+struct Running {
+    socket: OwnedFd,
+    process: Child,
+}
+
+impl Resident {
+    /// Has it make a process.
+    fn stage(&self, helper: &Helper, theirs: OwnedFd) -> Result<Stage, Error> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = running.as_ref() {
+            match ask(known, &theirs) {
+                Ok(stage) => return Ok(stage),
+                // It was ended by somebody: a new one is started.
+                Err(Error::HelperDied { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(Running { socket, process }) = running.take() {
+                drop(socket);
+                process.wait()?;
+            }
+        }
+        let (ours, its) = pair()?;
+        let pid = helper.spawn(its)?;
+        let mut stage = Stage::of_pid(pid)?;
+        let Some(process) = stage.0.take() else {
+            return Err(Error::Protocol { what: "a helper without a process".to_owned() });
+        };
+        let started = Running { socket: ours, process };
+        let body = message_bytes([message::RESIDE, VERSION, 0, 0]);
+        rustix::net::send(&started.socket, &body, SendFlags::NOSIGNAL)
+            .map_err(|errno| failed("send", errno))?;
+        let stage = ask(&started, &theirs);
+        *running = Some(started);
+        stage
+    }
+
+    /// Ends it.
+    fn end(&self) {
+        let taken = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { socket, process }) = taken {
+            drop(socket);
+            // It ends by itself when the socket closes.
+            drop(process.wait());
+        }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Sends a socket to the resident helper, and receives the process that listens on it.
+fn ask(running: &Running, theirs: &OwnedFd) -> Result<Stage, Error> {
+    let died = |_| Error::HelperDied { phase: Phase::Launch, how: "the resident helper is gone".to_owned() };
+    send_fds(running.socket.as_fd(), [message::LAUNCH, 0, 0, 0], &[theirs.as_fd()]).map_err(died)?;
+    let (body, fd) = receive_from(running.socket.as_fd(), Phase::Launch)?;
+    match (body, fd) {
+        (None, _) => Err(died(rustix::io::Errno::PIPE)),
+        (Some([message::PID, pid, ..]), Some(pidfd)) => Ok(Stage(Some(Child::new(pid, pidfd)))),
+        (Some([message::FAILED, _, errno, _]), _) => {
+            let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(libc::EIO));
+            Err(failed("clone3", errno).with_hint(hint::exec_helper(errno)))
+        }
+        _ => Err(Error::Protocol { what: "an answer of the resident helper".to_owned() }),
+    }
+}
+
+/// Receives a message and the descriptor that rides along; no message when the other side is gone.
+fn receive_from(socket: BorrowedFd<'_>, phase: Phase) -> Result<(Option<[u32; 4]>, Option<OwnedFd>), Error> {
+    let mut body = [0; MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut iov = [IoSliceMut::new(&mut body)];
+        match rustix::net::recvmsg(socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received.bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => break 0,
+            Err(errno) => return Err(Error::host_call(phase, "recvmsg", "the helper", errno)),
+        }
+    };
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    match received {
+        0 => Ok((None, fd)),
+        MESSAGE => Ok((Some(words(&body)), fd)),
+        other => Err(Error::Protocol { what: format!("a message of {other} bytes") }),
     }
 }
 
@@ -281,34 +410,16 @@ impl Talk {
     }
 
     fn receive(&self, phase: Phase) -> Result<Answer, Error> {
-        let mut body = [0; MESSAGE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let mut iov = [IoSliceMut::new(&mut body)];
-            match rustix::net::recvmsg(&self.socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Ok(received) => break received.bytes,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::CONNRESET) => break 0,
-                Err(errno) => return Err(Error::host_call(phase, "recvmsg", "the helper", errno)),
-            }
-        };
-        if received == 0 {
-            return Ok(Answer::End);
-        }
-        let pidfd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        let [kind, a, b, c] = words(&body);
-        match (kind, pidfd) {
-            (message::PID, Some(pidfd)) if received == MESSAGE => Ok(Answer::Process(Child::new(a, pidfd))),
-            (message::LISTENER, Some(fd)) if received == MESSAGE => Ok(Answer::Listener(fd)),
-            (message::TERMINAL, Some(fd)) if received == MESSAGE => Ok(Answer::Terminal(fd)),
-            (message::HOOKS, None) if received == MESSAGE => Ok(Answer::Hooks),
-            (message::READY, None) if received == MESSAGE => Ok(Answer::Ready),
-            (message::FAILED, None) if received == MESSAGE => Err(self.failure(a, b, c)),
-            _ => Err(Error::Protocol { what: format!("a message of kind {kind} and {received} bytes") }),
+        let (body, fd) = receive_from(self.socket.as_fd(), phase)?;
+        let Some([kind, a, b, c]) = body else { return Ok(Answer::End) };
+        match (kind, fd) {
+            (message::PID, Some(pidfd)) => Ok(Answer::Process(Child::new(a, pidfd))),
+            (message::LISTENER, Some(fd)) => Ok(Answer::Listener(fd)),
+            (message::TERMINAL, Some(fd)) => Ok(Answer::Terminal(fd)),
+            (message::HOOKS, None) => Ok(Answer::Hooks),
+            (message::READY, None) => Ok(Answer::Ready),
+            (message::FAILED, None) => Err(self.failure(a, b, c)),
+            _ => Err(Error::Protocol { what: format!("a message of kind {kind}") }),
         }
     }
 

@@ -100,8 +100,10 @@ impl Runtime {
             record.init = Identity::of(child.pid());
             // Hooks may ask for the state.
             place.write(&record)?;
-            let state = hook::state(&record, &spec, Status::Creating, child.pid())?;
+            // To the deprecated kind the container is created: they were once run by `start`.
+            let state = hook::state(&record, &spec, Status::Created, child.pid())?;
             hook::run_outside(&spec, Point::Prestart, &state)?;
+            let state = hook::state(&record, &spec, Status::Creating, child.pid())?;
             hook::run_outside(&spec, Point::CreateRuntime, &state)?;
             if hook::any(&spec, Point::CreateContainer) {
                 let inside = container(record.clone(), child, None);

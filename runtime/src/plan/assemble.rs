@@ -272,6 +272,18 @@ impl Assembler {
         self.push(op::CLOSE_OTHERS, 0, &args, "close_range", "all descriptors that are not kept".to_owned());
     }
 
+    /// Copies all that is in one directory into another.
+    pub(super) fn copy_tree(&mut self, from: Reg, to: Reg, what: String) {
+        self.push(op::COPY_TREE, 0, &[from.into(), to.into()], "(copy)", what);
+    }
+
+    /// Fails as `exec` would when there is nothing to execute.
+    pub(super) fn find<T: AsRef<[u8]>>(&mut self, programs: &[T], target: String) {
+        let list = self.vector(programs);
+        let args = [list.into(), 0.into(), 0.into(), number(programs.len()).into()];
+        self.push(op::FIND, 0, &args, "execve", target);
+    }
+
     /// Executes the first program that exists.
     pub(super) fn exec<T: AsRef<[u8]>>(&mut self, programs: &[T], args: At, env: At, target: String) {
         let list = self.vector(programs);

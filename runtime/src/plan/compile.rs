@@ -209,6 +209,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     streams.place(&mut asm, slave);
 
     let program = Program::of(&mut asm, process)?;
+    program.find(&mut asm);
     asm.phase(Phase::Gate);
     namespace::say_ready(&mut asm);
     let gate = match start {

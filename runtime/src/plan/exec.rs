@@ -76,6 +76,7 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     asm.call("prctl", libc::SYS_prctl, &args, "not dumpable");
     streams.place(&mut asm, slave);
     let program = Program::of(&mut asm, process)?;
+    program.find(&mut asm);
     asm.phase(Phase::Gate);
     namespace::say_ready(&mut asm);
     namespace::await_go(&mut asm, message, "the host: start");

@@ -213,11 +213,9 @@ fn bind(
     if !source.is_absolute() {
         return Err(Error::spec(format!("{field}.source"), format!("{} is not absolute", source.display())));
     }
-    if let Some((key, _)) = options.data.first() {
-        return Err(Error::spec(
-            format!("{field}.options"),
-            format!("{key:?} is not an option of a bind mount"),
-        ));
+    // A bind mount has no filesystem to configure: such options have no effect in mount(8) and runc either.
+    for (key, _) in &options.data {
+        tracing::warn!(option = %key, mount = %field, "an option that a bind mount does not have");
     }
     let file = HostFile::of_path(source, Phase::Mounts, "source")?;
     let made = match opened {
@@ -262,13 +260,35 @@ fn filesystem(
     }
     let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
     asm.call("fsconfig", libc::SYS_fsconfig, &args, what.clone());
-    let args = [fs.into(), 1.into(), options.attributes.set.into()];
+    if options.copy_up && typ != "tmpfs" {
+        return Err(Error::spec(format!("{field}.options"), "tmpcopyup goes with a tmpfs alone"));
+    }
+    let set = options.attributes.set;
+    let first = if options.copy_up { set & !(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV) } else { set };
+    let args = [fs.into(), 1.into(), first.into()];
     let made = asm.call("fsmount", libc::SYS_fsmount, &args, what.clone()).out();
     asm.close(fs);
+    if options.copy_up {
+        copy_up(asm, root, mount.destination(), made, &what);
+        set_attributes(asm, made, set, 0, 0, false, &what);
+    }
     // A link where /proc or /sys should be would let an image choose what the later steps write to.
     let links = if matches!(typ, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
     place(asm, root, mount.destination(), made, Kind::Directory, links, options, &what);
     Ok(())
+}
+
+/// Fills a filesystem with what the root filesystem has at its place.
+fn copy_up(asm: &mut Assembler, root: Reg, dest: &Path, made: Reg, what: &str) {
+    let covered = make_in_root(asm, root, dest, Kind::Directory, Links::Follow);
+    let dot = asm.text(".");
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let from = asm.call("openat", libc::SYS_openat, &[covered.into(), dot.into(), flags.into()], what).out();
+    let to = asm.call("openat", libc::SYS_openat, &[made.into(), dot.into(), flags.into()], what).out();
+    asm.copy_tree(from, to, format!("{what}: a copy of what it covers"));
+    for fd in [to, from, covered] {
+        asm.close(fd);
+    }
 }
 
 fn finish_attributes(asm: &mut Assembler, mount: Reg, attributes: Attributes, recursive: bool, what: &str) {

@@ -39,6 +39,8 @@ pub(super) struct Options {
     pub(super) propagation: Vec<(u64, bool)>,
     /// The rest is the filesystem's: key and value, or a flag.
     pub(super) data: Vec<(String, Option<String>)>,
+    /// Begins with a copy of what it covers.
+    pub(super) copy_up: bool,
     /// Options that are understood and not done.
     pub(super) unsupported: Vec<String>,
 }
@@ -66,7 +68,8 @@ impl Options {
                 "defaults" => {}
                 // The host has done it: see `idmap.rs`.
                 "idmap" | "ridmap" => {}
-                "tmpcopyup" | "copy-symlink" | "src-nofollow" | "dest-nofollow" => {
+                "tmpcopyup" => self.copy_up = true,
+                "copy-symlink" | "src-nofollow" | "dest-nofollow" => {
                     self.unsupported.push(option.to_owned());
                 }
                 _ => self.data.push(match option.split_once('=') {

@@ -159,6 +159,12 @@ impl Program {
         Self { args: asm.vector(args), env: asm.vector(env), candidates: vec![shown.clone()], shown }
     }
 
+    /// Makes sure that there is something to execute: so late an error would come at `start`.
+    pub(super) fn find(&self, asm: &mut Assembler) {
+        asm.phase(Phase::Exec);
+        asm.find(&self.candidates, self.shown.clone());
+    }
+
     /// Replaces the helper by the program.
     pub(super) fn execute(&self, asm: &mut Assembler, loading: &Loading, streams: &Streams) {
         asm.phase(Phase::Exec);

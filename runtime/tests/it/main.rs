@@ -11,6 +11,7 @@ mod cgroup;
 mod exec;
 mod failure;
 mod hostile;
+mod linux;
 mod overlay;
 mod seccomp;
 mod support;

@@ -108,7 +108,7 @@ pub(crate) fn directory(path: &Path) -> OwnedFd {
 }
 
 /// Programs the tests use inside.
-const PROGRAMS: [&str; 16] = [
+const PROGRAMS: [&str; 19] = [
     "/bin/sh",
     "/bin/cat",
     "/bin/ls",
@@ -124,6 +124,9 @@ const PROGRAMS: [&str; 16] = [
     "/bin/chown",
     "/bin/hostname",
     "/usr/bin/unshare",
+    "/bin/stty",
+    "/usr/bin/tty",
+    "/bin/uname",
     "/usr/bin/true",
 ];
 
