@@ -65,15 +65,15 @@ impl Helper {
     }
 
     /// Starts the program with one end of a socket pair; returns its pid.
-    fn spawn(&self, theirs: OwnedFd) -> Result<u32, Error> {
+    fn spawn(&self, theirs: BorrowedFd<'_>) -> Result<u32, Error> {
         let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
-        sys::spawn(&path, c"container-helper", theirs.as_fd(), CONTROL).map_err(|error| {
+        sys::spawn(&path, c"container-helper", theirs, CONTROL).map_err(|error| {
             failed("posix_spawn", Errno::of(&error)).with_hint(hint::exec_helper(Errno::of(&error)))
         })
     }
 
     /// A process that takes a plan from the other end of that socket.
-    fn stage(&self, theirs: OwnedFd) -> Result<Stage, Error> {
+    fn stage(&self, theirs: BorrowedFd<'_>) -> Result<Stage, Error> {
         match &self.resident {
             Some(resident) => resident.stage(self, theirs),
             None => Stage::of_pid(self.spawn(theirs)?),
@@ -96,7 +96,9 @@ impl Helper {
         let (ours, theirs) = pair()?;
         let memory = sealed("container-plan", &plan.bytes, 0)
             .map_err(|error| failed("memfd_create", Errno::of(&error)))?;
-        let stage = self.stage(theirs)?;
+        let stage = self.stage(theirs.as_fd())?;
+        // The helper has its own copy; while there is another, its end could not be seen.
+        drop(theirs);
         send_plan(ours.as_fd(), &plan, memory.as_fd()).map_err(|errno| failed("sendmsg", errno))?;
         // The helper has its own copies now.
         let Plan { notes, maps, programs, fds, .. } = plan;
@@ -292,10 +294,10 @@ struct Running {
 
 impl Resident {
     /// Has it make a process.
-    fn stage(&self, helper: &Helper, theirs: OwnedFd) -> Result<Stage, Error> {
+    fn stage(&self, helper: &Helper, theirs: BorrowedFd<'_>) -> Result<Stage, Error> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = running.as_ref() {
-            match ask(known, &theirs) {
+            match ask(known, theirs) {
                 Ok(stage) => return Ok(stage),
                 // It was ended by somebody: a new one is started.
                 Err(Error::HelperDied { .. }) => {}
@@ -307,7 +309,8 @@ impl Resident {
             }
         }
         let (ours, its) = pair()?;
-        let pid = helper.spawn(its)?;
+        let pid = helper.spawn(its.as_fd())?;
+        drop(its);
         let mut stage = Stage::of_pid(pid)?;
         let Some(process) = stage.0.take() else {
             return Err(Error::Protocol { what: "a helper without a process".to_owned() });
@@ -316,7 +319,7 @@ impl Resident {
         let body = message_bytes([message::RESIDE, VERSION, 0, 0]);
         rustix::net::send(&started.socket, &body, SendFlags::NOSIGNAL)
             .map_err(|errno| failed("send", errno))?;
-        let stage = ask(&started, &theirs);
+        let stage = ask(&started, theirs);
         *running = Some(started);
         stage
     }
@@ -339,9 +342,9 @@ impl Drop for Resident {
 }
 
 /// Sends a socket to the resident helper, and receives the process that listens on it.
-fn ask(running: &Running, theirs: &OwnedFd) -> Result<Stage, Error> {
+fn ask(running: &Running, theirs: BorrowedFd<'_>) -> Result<Stage, Error> {
     let died = |_| Error::HelperDied { phase: Phase::Launch, how: "the resident helper is gone".to_owned() };
-    send_fds(running.socket.as_fd(), [message::LAUNCH, 0, 0, 0], &[theirs.as_fd()]).map_err(died)?;
+    send_fds(running.socket.as_fd(), [message::LAUNCH, 0, 0, 0], &[theirs]).map_err(died)?;
     let (body, fd) = receive_from(running.socket.as_fd(), Phase::Launch)?;
     match (body, fd) {
         (None, _) => Err(died(rustix::io::Errno::PIPE)),
