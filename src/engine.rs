@@ -125,8 +125,12 @@ impl Engine {
                 Some(client) => client,
                 None => Client::builder().loopback_plain_http(true).build()?,
             };
-            let store = Store::open(&options.store)?;
-            let runtime = Runtime::builder().state_dir(options.state.join("runtime")).build()?;
+            // A mount's source, and a process that changes its directory, want absolute paths.
+            let absolute =
+                |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Io { path, source });
+            let (store, state) = (absolute(options.store)?, absolute(options.state)?);
+            let store = Store::open(&store)?;
+            let runtime = Runtime::builder().state_dir(state.join("runtime")).build()?;
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             // An ordinary user becomes root of a namespace that maps that one id.
             let mapping = (!uid.is_root()).then(|| UserMapping::single(uid.as_raw(), gid.as_raw()));
@@ -134,7 +138,7 @@ impl Engine {
                 store,
                 client,
                 runtime,
-                state: options.state,
+                state,
                 clock: options.clock,
                 platform: options.platform,
                 mapping,

@@ -191,7 +191,13 @@ impl Transaction {
     /// [`Error::Io`].
     pub fn touch_slot(&self, slot: &str, preimage: &Preimage) -> Result<()> {
         let name = slot_file(slot);
-        self.stage_slot(&name, &record_bytes(preimage, &self.store().places.slots.at(&name))?)
+        let slots = &self.store().places.slots;
+        let bytes = record_bytes(preimage, &slots.at(&name))?;
+        // A build that changes nothing writes nothing.
+        if slots.read(&name)?.is_some_and(|known| known == bytes) {
+            return Ok(());
+        }
+        self.stage_slot(&name, &bytes)
     }
 }
 

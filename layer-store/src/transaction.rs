@@ -450,25 +450,30 @@ impl Transaction {
     pub fn commit(&self) -> Result<()> {
         let mut state = self.state();
         let places = &self.0.store.places;
+        let blobs: Vec<String> =
+            self.0.blobs.names()?.into_iter().filter(|name| !name.starts_with("part-")).collect();
+        let (cache, slots) = (self.0.cache.names()?, self.0.slots.names()?);
+        let is_empty = state.staged.is_empty() && blobs.is_empty() && cache.is_empty() && slots.is_empty();
+        if is_empty && state.encodings.is_empty() && state.borrows.is_empty() {
+            return Ok(());
+        }
         self.0.staging.barrier()?;
         // Under the shared lock: between a rename and the record that names the thing, a sweep must not come.
         // The lease protects from then on.
         for key in state.staged.keys() {
             self.0.lease.protect(key, || publish(&self.0.layers, key.as_str(), &places.layers))?;
         }
-        for name in self.0.blobs.names()? {
-            if name.starts_with("part-") {
-                continue;
-            }
-            if let Some(digest) = crate::gc::digest_of(&name) {
-                self.0.lease.protect_blob(&digest, || publish(&self.0.blobs, &name, &places.blobs))?;
+        for name in &blobs {
+            if let Some(digest) = crate::gc::digest_of(name) {
+                self.0.lease.protect_blob(&digest, || publish(&self.0.blobs, name, &places.blobs))?;
             }
         }
         places.layers.sync()?;
         places.blobs.sync()?;
-        for (staged, place) in [(&self.0.cache, &places.cache), (&self.0.slots, &places.slots)] {
-            let names = staged.names()?;
-            for name in &names {
+        for (staged, names, place) in
+            [(&self.0.cache, &cache, &places.cache), (&self.0.slots, &slots, &places.slots)]
+        {
+            for name in names {
                 staged.rename(name, place, name)?;
             }
             if !names.is_empty() {

@@ -1,98 +1,93 @@
-//! Directories that outlive builds: `RUN --mount=type=cache`.
-//!
-//! ```text
-//!  <state>/caches/<sha256 of the id>/<n>/data      what the container sees; n > 0: copies for `private`
-//!                                       /lock      flocked while somebody uses it
-//! ```
+//! Directories that outlive builds: `RUN --mount=type=cache`. The store keeps them, see `layer_store::CacheMount`.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use dockerfile::plan::{CacheOwner, Sharing};
-use image_core::Digest;
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use dockerfile::plan::{CacheOwner, Exec, MountKind, Sharing};
+use layer_store::CacheMount;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::solve::Solver;
 use crate::error::{Error, Result};
+use crate::task::blocking;
 
-/// More users of one private cache at the same time than this wait.
-const COPIES: usize = 64;
+/// How often a cache that somebody holds is asked for.
+const AGAIN: Duration = Duration::from_millis(20);
 
-/// A cache directory in use.
-#[derive(Debug)]
-pub(super) struct CacheMount {
-    data: PathBuf,
-    /// It was made now, and is empty.
-    pub(super) is_new: bool,
-    /// Dropped, others may use it.
-    _lock: OwnedFd,
-}
+/// The caches of one RUN, by id. Dropped, others may use them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caches(BTreeMap<String, Arc<CacheMount>>);
 
 fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { path, source }
 }
 
-impl CacheMount {
-    /// The directory of the cache `id`, waiting for it if its sharing says so.
-    pub(super) fn take(state: &Path, id: &str, sharing: Sharing, owner: Option<CacheOwner>) -> Result<Self> {
-        let cache = state.join("caches").join(Digest::sha256(id.as_bytes()).hex());
-        let copies = if sharing == Sharing::Private { COPIES } else { 1 };
-        for copy in 0..copies {
-            let directory = cache.join(copy.to_string());
-            std::fs::create_dir_all(&directory).map_err(fail(&directory))?;
-            let path = directory.join("lock");
-            let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let lock = OwnedFd::from(lock.map_err(fail(&path))?);
-            let last = copy + 1 == copies;
-            let operation = match sharing {
-                Sharing::Shared => FlockOperation::LockShared,
-                Sharing::Private if !last => FlockOperation::NonBlockingLockExclusive,
-                _ => FlockOperation::LockExclusive,
+impl Caches {
+    /// Takes all caches that `exec` mounts, in the order of their ids, so that two builds never wait for one another.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives back what was taken.
+    pub(super) async fn take(solver: &Solver, exec: &Exec) -> Result<Self> {
+        let mut wanted: BTreeMap<&str, Sharing> = BTreeMap::new();
+        for mount in &exec.mounts {
+            if let MountKind::Cache { id, sharing, .. } = &mount.kind {
+                let known = wanted.entry(id).or_insert(*sharing);
+                // One RUN that wants a cache twice is one user; the stricter word holds.
+                if *sharing != Sharing::Shared {
+                    *known = *sharing;
+                }
+            }
+        }
+        let mut caches = BTreeMap::new();
+        for (id, sharing) in wanted {
+            let sharing = match sharing {
+                Sharing::Shared => layer_store::Sharing::Shared,
+                Sharing::Private => layer_store::Sharing::Private,
+                Sharing::Locked => layer_store::Sharing::Locked,
             };
-            match rustix::fs::flock(&lock, operation) {
-                Ok(()) => return Self::open(&directory, lock, owner),
-                Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(fail(&path)(errno.into())),
-            }
+            let cache = loop {
+                let (store, now, id) =
+                    (solver.build.engine.store().clone(), solver.build.engine.now(), id.to_owned());
+                if let Some(cache) = blocking(move || Ok(store.try_cache_mount(&id, sharing, now)?)).await? {
+                    break cache;
+                }
+                tokio::time::sleep(AGAIN).await;
+            };
+            caches.insert(id.to_owned(), Arc::new(cache));
         }
-        Err(Error::unsupported("that many users of one private cache mount"))
+        Ok(Self(caches))
     }
 
-    fn open(directory: &Path, lock: OwnedFd, owner: Option<CacheOwner>) -> Result<Self> {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        let data = directory.join("data");
-        let owner = owner.unwrap_or(CacheOwner { uid: 0, gid: 0, mode: 0o755 });
-        let is_new = match std::fs::DirBuilder::new().mode(0o700).create(&data) {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(fail(&data)(error)),
-        };
-        if is_new {
-            if rustix::process::geteuid().is_root() {
-                std::os::unix::fs::chown(&data, Some(owner.uid), Some(owner.gid)).map_err(fail(&data))?;
-            }
-            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(owner.mode))
-                .map_err(fail(&data))?;
-        }
-        Ok(Self { data, is_new, _lock: lock })
+    /// The cache `id`, which is one of them.
+    pub(super) fn get(&self, id: &str) -> Result<&Arc<CacheMount>> {
+        self.0.get(id).ok_or_else(|| Error::unsupported("a cache that was not taken"))
     }
+}
 
-    pub(super) fn path(&self) -> &Path {
-        &self.data
+/// Gives a new cache its owner and mode.
+pub(super) fn own(cache: &CacheMount, owner: Option<CacheOwner>) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let owner = owner.unwrap_or(CacheOwner { uid: 0, gid: 0, mode: 0o755 });
+    let path = cache.path();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(fail(&path))?;
     }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(owner.mode)).map_err(fail(&path))
+}
 
-    /// The directory `source` in it. What is in the cache was written by containers: no link is followed.
-    pub(super) fn directory(&self, source: &str) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&self.data, flags, Mode::empty())
-            .map_err(|errno| fail(&self.data)(errno.into()))?;
-        let inside = source.trim_matches('/');
-        if inside.is_empty() {
-            return Ok(root);
-        }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let opened = rustix::fs::openat2(&root, inside, flags, Mode::empty(), resolve);
-        opened.map_err(|errno| fail(&self.data.join(inside))(errno.into()))
+/// The directory `source` in the cache. What is in it was written by containers: no link is followed.
+pub(super) fn directory(cache: &CacheMount, source: &str) -> Result<OwnedFd> {
+    let root = cache.directory()?;
+    let inside = source.trim_matches('/');
+    if inside.is_empty() {
+        return Ok(root);
     }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opened = rustix::fs::openat2(&root, inside, flags, Mode::empty(), resolve);
+    opened.map_err(|errno| fail(&cache.path().join(inside))(errno.into()))
 }

@@ -6,6 +6,7 @@ use dockerfile::plan::{Exec, Security, Step};
 use image_core::Timestamp;
 use layer_store::{Layer, View};
 
+use super::cache_mount::Caches;
 use super::solve::Solver;
 use super::{finish, mount};
 use crate::error::{Error, Result};
@@ -32,8 +33,9 @@ pub(super) async fn perform(
     let view = View::of(below);
     let user = user::resolve(&exec.user, &view, work.store().authority())?;
     let mut mounts = {
+        let caches = Caches::take(solver, exec).await?;
         let (solver, exec) = (solver.clone(), exec.clone());
-        blocking(move || mount::prepare(&solver, &exec)).await?
+        blocking(move || mount::prepare(&solver, &exec, caches)).await?
     };
     let mut env = exec.env.to_strings();
     env.extend(exec.proxy.iter().map(|(name, value)| format!("{name}={value}")));

@@ -69,15 +69,21 @@ pub(super) async fn image(solver: &Solver) -> Result<Image> {
         let store = work.store();
         let mut record = ImageRecord::new(config, &layers);
         // The same image again: what is known of it stays, such as its manifest.
-        if let Ok(known) = store.image(&record.id()) {
-            record.manifest = known.manifest;
-            record.blobs = known.blobs;
+        let known = store.image(&record.id()).ok();
+        if let Some(known) = &known {
+            record.manifest.clone_from(&known.manifest);
+            record.blobs.clone_from(&known.blobs);
+            record.built = known.built;
         }
-        record.built = Some(now);
+        record.built = record.built.or(Some(now));
         record.steps = steps;
-        store.put_image(&record)?;
+        if known.as_ref() != Some(&record) {
+            store.put_image(&record)?;
+        }
         for tag in &tags {
-            store.tag(tag, &record.id(), Some(now))?;
+            if store.find_tag(tag)?.is_none_or(|known| known.image != record.id()) {
+                store.tag(tag, &record.id(), Some(now))?;
+            }
         }
         Ok(record)
     })

@@ -21,7 +21,7 @@ use dockerfile::plan::{Exec, Input, Mount, MountKind};
 use layer_store::{Component, Entry, Kind, Layer, Transaction, View};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::cache_mount::CacheMount;
+use super::cache_mount::{self, Caches};
 use super::git::scratch;
 use super::secret::Vault;
 use super::solve::{Made, Solver, Trees};
@@ -44,7 +44,7 @@ pub(super) struct Mounts {
 #[derive(Debug, Default)]
 struct Held {
     scratch: Vec<Scratch>,
-    caches: Vec<CacheMount>,
+    caches: Caches,
     vault: Option<Vault>,
 }
 
@@ -89,9 +89,10 @@ fn find(tree: &Tree, source: &str) -> Result<Vec<u8>> {
     tree.resolve(&plain).ok_or_else(|| Error::SourceNotFound { path: source.to_owned(), hint: None })
 }
 
-/// Prepares the mounts of `exec`. Blocks: it copies, and waits for caches that are locked.
-pub(super) fn prepare(solver: &Arc<Solver>, exec: &Exec) -> Result<Mounts> {
+/// Prepares the mounts of `exec`, whose caches were taken. Blocks: it copies.
+pub(super) fn prepare(solver: &Arc<Solver>, exec: &Exec, caches: Caches) -> Result<Mounts> {
     let mut mounts = Mounts::default();
+    mounts.held.caches = caches;
     for mount in &exec.mounts {
         one(solver, mount, &mut mounts)?;
     }
@@ -106,19 +107,22 @@ fn one(solver: &Arc<Solver>, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
             let show = bind(solver, *from, source, mount.readonly, &mut mounts.held)?;
             place(show);
         }
-        MountKind::Cache { id, sharing, from, source, owner } => {
-            let cache = CacheMount::take(state, id, *sharing, *owner)?;
+        MountKind::Cache { id, from, source, owner, .. } => {
+            let cache = mounts.held.caches.get(id)?.clone();
             let mut inside = source.as_str();
             if *from != Input::Empty {
                 // The source is a path in what the cache begins with, and the cache holds what is there.
-                if cache.is_new {
+                if cache.is_new() {
                     let tree = solver.trees.get(*from)?;
-                    materialise(&tree, &find(&tree, source)?, cache.path(), &solver.work)?;
+                    materialise(&tree, &find(&tree, source)?, &cache.path(), &solver.work)?;
                 }
                 inside = "";
             }
-            place(Show::Directory { directory: cache.directory(inside)?, read_only: mount.readonly });
-            mounts.held.caches.push(cache);
+            if cache.is_new() {
+                cache_mount::own(&cache, *owner)?;
+            }
+            let directory = cache_mount::directory(&cache, inside)?;
+            place(Show::Directory { directory, read_only: mount.readonly });
         }
         MountKind::Tmpfs { size } => place(Show::Memory { size: *size }),
         MountKind::Secret { id, env, required, mode, uid, gid } => {
