@@ -142,6 +142,7 @@ impl Builder {
     }
 
     /// `ADD`.
+    #[expect(clippy::should_implement_trait, reason = "the instruction's name")]
     pub fn add(self, transfer: Transfer) -> Self {
         self.instruction(Kind::Add(Box::new(transfer)))
     }

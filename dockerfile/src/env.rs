@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::expand::Variables;
+use crate::limits::MAX_SUGGESTIONS;
 
 /// Where a variable came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -108,6 +109,11 @@ impl Env {
         let mut all: Vec<_> = self.iter().collect();
         all.sort_by_key(|variable| variable.order);
         all.into_iter().map(|variable| &*variable.name).collect()
+    }
+
+    /// The same, for spelling suggestions: none when there are more than are looked at.
+    pub(crate) fn suggestions(&self) -> Vec<&str> {
+        if self.len > MAX_SUGGESTIONS { Vec::new() } else { self.names_by_age() }
     }
 
     /// `NAME=value` for every variable, by name.

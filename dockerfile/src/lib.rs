@@ -17,7 +17,7 @@
 //!
 //! | here | BuildKit | why |
 //! | --- | --- | --- |
-//! | bounds on size, nesting and work ([`limits`]) | none but the line's length | hostile input must end |
+//! | bounds on size, nesting and work ([`limits`]) | none but the line's length | hostile input must end; triggers that bring images that bring triggers never end there |
 //! | all errors of a file, with hints | the first error | that is what its author wants to know |
 //! | suggestions come from names in order | from a map at random | the same input gives the same text |
 //! | a parent's match is never skipped in [`Ignore::enter`] | it is, behind exceptions | walking and asking must agree |
@@ -25,7 +25,15 @@
 //! | letters and digits of variable names by Unicode's wider properties | by general category | no tables; ASCII is equal |
 //! | [`Dockerfile::outline`] is of the whole file | of one target | it needs no image |
 //!
-//! Not here yet: a builder that makes instructions without text, and OCI layouts and URLs as named contexts.
+//! A program that needs no text makes the same types with a [`Builder`].
+//!
+//! Compiling the 964 files of the shared set (1.7 MB) takes about 30 ms and its records as JSON 7 ms more, of which
+//! parsing is 7 ms; BuildKit's compiler takes 18 times as long, with the records 22 times
+//! (`benches/speed.rs`). In instructions (callgrind, with the bench's allocator): parsing 38 a byte of text, of which
+//! reading the single instructions is 44 %; compiling 83, of which the single instructions are 48 % and all that comes
+//! before the bases is 23 %; a record 39.
+//!
+//! Not here yet: OCI layouts and URLs as named contexts; warnings of a file that does not compile.
 #![forbid(unsafe_code)]
 
 mod builder;

@@ -238,9 +238,10 @@ impl Step {
     /// All steps whose trees this one reads, the root first, each once.
     pub fn inputs(&self) -> Vec<StepIndex> {
         let mut inputs: Vec<_> = self.root.step().into_iter().collect();
+        let mut seen = std::collections::BTreeSet::from_iter(inputs.iter().copied());
         let mut add = |input: Input| {
             if let Some(step) = input.step()
-                && !inputs.contains(&step)
+                && seen.insert(step)
             {
                 inputs.push(step);
             }

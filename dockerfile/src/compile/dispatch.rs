@@ -189,9 +189,13 @@ impl<'a> Work<'a> {
                 }
             }
             let declared = Arc::make_mut(&mut node.args);
-            match declared.iter_mut().find(|(name, _)| *name == arg.name) {
+            let place = node.arg_places.get(&arg.name).and_then(|place| declared.get_mut(*place));
+            match place {
                 Some(entry) => entry.1 = found,
-                None => declared.push((arg.name.clone(), found)),
+                None => {
+                    Arc::make_mut(&mut node.arg_places).insert(arg.name.clone(), declared.len());
+                    declared.push((arg.name.clone(), found));
+                }
             }
         }
         self.commit(node, task, text, None)
@@ -287,7 +291,7 @@ impl<'a> Work<'a> {
             if node.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
                 continue;
             }
-            let hint = suggest::nearest(name, node.env.names_by_age());
+            let hint = suggest::nearest(name, node.env.suggestions());
             self.lint(task, &lint::UNDEFINED_VAR, || match hint {
                 Some(hint) => format!("Usage of undefined variable '${name}' (did you mean ${hint}?)"),
                 None => format!("Usage of undefined variable '${name}'"),

@@ -19,7 +19,7 @@ pub(super) struct Steps {
 /// What makes two sources one.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum SourceKey {
-    Image(Reference, Platform),
+    Image(Box<(Reference, Platform)>),
     Context(Option<String>),
     Other(String),
 }
@@ -46,7 +46,7 @@ impl Steps {
     /// A source, once for all who read it.
     pub(super) fn source(&mut self, op: Op, span: Span, lines: Lines) -> StepIndex {
         let key = match &op {
-            Op::Image(image) => SourceKey::Image(image.reference.clone(), image.platform.clone()),
+            Op::Image(image) => SourceKey::Image(Box::new((image.reference.clone(), image.platform.clone()))),
             Op::Http(http) => SourceKey::Other(format!("{http:?}")),
             Op::Git(git) => SourceKey::Other(format!("{git:?}")),
             Op::Context(context) => SourceKey::Context(context.name.clone()),

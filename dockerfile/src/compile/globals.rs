@@ -307,7 +307,7 @@ impl<'a> Work<'a> {
             if self.global_names.contains(*name) {
                 continue;
             }
-            let known = self.global_names.iter().map(String::as_str).chain(self.globals.names_by_age());
+            let known = self.global_names.iter().map(String::as_str).chain(self.globals.suggestions());
             let hint = suggest::nearest(name, known);
             self.linter.report(
                 &lint::UNDEFINED_ARG_IN_FROM,
@@ -326,7 +326,7 @@ impl<'a> Work<'a> {
 
     fn global_hint(&self, found: &Found<'_>) -> Option<String> {
         found.unmatched.iter().find_map(|name| {
-            suggest::nearest(name, self.globals.names_by_age()).map(|hint| format!("did you mean {hint}?"))
+            suggest::nearest(name, self.globals.suggestions()).map(|hint| format!("did you mean {hint}?"))
         })
     }
 }

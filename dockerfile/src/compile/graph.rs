@@ -162,7 +162,7 @@ impl<'a> Work<'a> {
     pub(super) fn add_task(&mut self, index: usize, task: Task<'a>) {
         if let Some(node) = self.nodes.get_mut(index) {
             for source in &task.sources {
-                if !node.deps.contains(source) {
+                if node.dep_set.insert(*source) {
                     node.deps.push(*source);
                 }
             }

@@ -42,6 +42,8 @@ pub(super) struct Node<'a> {
     pub(super) base: Option<usize>,
     /// Nodes that its instructions read, in the order in which they came up.
     pub(super) deps: Vec<usize>,
+    /// The same as a set.
+    pub(super) dep_set: std::collections::BTreeSet<usize>,
     pub(super) tasks: Vec<Task<'a>>,
     pub(super) context: Option<NamedContext>,
     /// The name of `context`.
@@ -66,6 +68,8 @@ pub(super) struct Node<'a> {
     pub(super) user: String,
     /// Declared ARGs in the order of their first declaration, with the last value.
     pub(super) args: Arc<Vec<(String, Option<String>)>>,
+    /// Where in `args` each name is.
+    pub(super) arg_places: Arc<std::collections::BTreeMap<String, usize>>,
     pub(super) workdir_set: bool,
     pub(super) cmd: Seen,
     pub(super) entrypoint: Seen,
@@ -86,7 +90,7 @@ impl Node<'_> {
 
     /// Whether the name of an ARG was declared in this stage or below it.
     pub(super) fn declares(&self, name: &str) -> bool {
-        self.args.iter().any(|(declared, _)| declared == name)
+        self.arg_places.contains_key(name)
     }
 
     /// Takes over what a stage inherits from the node that it is built from.
@@ -105,5 +109,6 @@ impl Node<'_> {
         self.user.clone_from(&base.user);
         self.workdir_set = base.workdir_set;
         self.args = Arc::clone(&base.args);
+        self.arg_places = Arc::clone(&base.arg_places);
     }
 }

@@ -74,9 +74,9 @@ impl<'a> Pattern<'a> {
             if start != end || last_end != Some(end) {
                 let before = out.len();
                 if all {
-                    template(&mut out, replacement, matched)
+                    template(&mut out, replacement, matched);
                 } else {
-                    out.push_str(replacement)
+                    out.push_str(replacement);
                 }
                 self.budget.text(replacement.len() + out.len() - before, out.len())?;
             }

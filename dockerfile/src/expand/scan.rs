@@ -393,9 +393,9 @@ impl<'a, 'v> Scan<'a, 'v> {
     fn value(&mut self, name: &'a str) -> Option<&'v str> {
         let value = self.variables.value(name);
         if value.is_some() {
-            self.matched.push(name)
+            self.matched.push(name);
         } else {
-            self.unmatched.push(name)
+            self.unmatched.push(name);
         }
         value
     }
