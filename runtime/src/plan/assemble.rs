@@ -248,6 +248,11 @@ impl Assembler {
         self.push(op::SET, 0, &[value.into()], "(set)", what.to_owned()).out()
     }
 
+    /// Changes the value in a register.
+    pub(super) fn set(&mut self, reg: Reg, value: impl Into<Arg>, what: &str) {
+        self.push(op::SET, 0, &[value.into()], "(set)", what.to_owned()).into(reg);
+    }
+
     /// Reports over another descriptor from now on.
     pub(super) fn report_to(&mut self, fd: Reg) {
         self.push(op::REPORT_TO, 0, &[fd.into()], "(report)", "over another descriptor".to_owned());

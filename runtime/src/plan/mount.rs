@@ -336,11 +336,17 @@ pub(super) fn mask(asm: &mut Assembler, root: Reg, paths: &[String], null: Reg) 
     let args = [fs.into(), 1.into(), attributes.into()];
     let empty = asm.call("fsmount", libc::SYS_fsmount, &args, "an empty filesystem to mask with").out();
     asm.close(fs);
-    // Only what is attached can be copied before Linux 6.15; one superblock then serves all masked directories.
-    attach_over_root(asm, empty, "an empty filesystem to mask with");
+    // Only what is attached can be copied before Linux 6.15: the first directory gets the filesystem itself, the others
+    // copies of it. One superblock serves them all.
+    let attached = asm.value(0u32, "the empty filesystem is attached nowhere");
     for path in paths {
-        let (file, done) = (asm.label(), asm.label());
+        let (file, done, copy) = (asm.label(), asm.label(), asm.label());
         let target = open_in_root(asm, root, Path::new(path), 0, Links::Follow, Some(done));
+        asm.jump_if(attached, u64::MAX, 1, copy, "the empty filesystem is attached");
+        attach(asm, empty, target, &format!("{path}, masked as a directory"), Some(file));
+        asm.set(attached, 1u32, "the empty filesystem is attached");
+        asm.jump(done);
+        asm.here(copy);
         let made = open_tree(asm, empty, OPEN_TREE_CLONE, &format!("{path}, masked"));
         attach(asm, made, target, &format!("{path}, masked as a directory"), Some(file));
         asm.close(made);

@@ -290,6 +290,14 @@ fn its_own_cgroups_can_be_shown() {
 }
 
 #[test]
+fn nothing_is_mounted_over_the_root() {
+    // The filesystem that masked directories are made of once was.
+    let Some(bench) = bench() else { return };
+    let script = "while read a b c d e f; do case $e in /) echo $e;; esac; done < /proc/self/mountinfo";
+    assert_eq!(run(&bench, &shell(script).build().unwrap()).unwrap(), "/\n");
+}
+
+#[test]
 fn labels_need_their_modules() {
     let Some(bench) = bench() else { return };
     let mut spec = shell("true").build().unwrap();
