@@ -158,7 +158,7 @@ pub trait FileAuthority: fmt::Debug + Send + Sync {
     /// The first failure.
     fn perform(&self, root: BorrowedFd<'_>, batch: &[Op]) -> Result<Vec<Reply>, BatchError>;
 
-    /// Every entry below `root` (not `root` itself), sorted by path bytes.
+    /// Every entry below `root` (not `root` itself), sorted by path, depth first.
     ///
     /// # Errors
     /// When a directory cannot be read.

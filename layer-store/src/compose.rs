@@ -268,6 +268,7 @@ pub(crate) fn seal(
     allocated: u64,
     hash: bool,
 ) -> Result<Layer> {
+    crate::pack::first_name_is_the_file(&mut entries);
     let mut digester = Digester::new(Algorithm::Sha256);
     let authority = transaction.store().authority();
     let digests = crate::pack::pack(&entries, tree.as_fd(), authority, &mut digester, hash)

@@ -29,7 +29,9 @@ impl Merged {
         let (mut entries, mut sources) = (BTreeMap::new(), BTreeMap::new());
         // A file's first name that is still seen has the content; the others are links to it.
         let mut first: BTreeMap<(String, Vec<u8>), Vec<u8>> = BTreeMap::new();
-        for (path, (entry, layer)) in view.below(b"") {
+        let mut shown: Vec<_> = view.below(b"").into_iter().collect();
+        shown.sort_by(|(one, _), (other, _)| crate::pack::depth_first(one, other));
+        for (path, (entry, layer)) in shown {
             let mut entry = entry.clone();
             match &entry.kind {
                 Kind::Directory { .. } => entry.kind = Kind::Directory { opaque: false },

@@ -1,6 +1,6 @@
 //! Index and tree to tar: the same bytes whatever the order on disk, the machine or the time.
 //!
-//! POSIX ustar, entries sorted by path. A PAX header comes before an entry only when ustar cannot say it: a long
+//! POSIX ustar, entries sorted by path, depth first. A PAX header comes before an entry only when ustar cannot say it: a long
 //! path or link, a large number, a time with nanoseconds or before 1970, extended attributes. No user or group names.
 //! Whiteouts are written in OCI form. Source: POSIX.1-2024 `pax`; image-spec `layer.md`.
 
@@ -47,6 +47,37 @@ pub(crate) fn pack<W: Write>(
     pack_from(entries, &open, out, hash)
 }
 
+/// A directory's entries follow it at once, whatever else begins with its name: GNU tar sets a directory's time as
+/// soon as something else comes.
+pub(crate) fn depth_first(one: &[u8], other: &[u8]) -> std::cmp::Ordering {
+    let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    one.iter().map(rank).cmp(other.iter().map(rank))
+}
+
+/// Makes the name of a file that is written first the file, and all others links to it.
+pub(crate) fn first_name_is_the_file(entries: &mut BTreeMap<Vec<u8>, Entry>) {
+    let mut names: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+    for (path, entry) in entries.iter() {
+        if let Kind::Hardlink { target } = &entry.kind {
+            names.entry(target.clone()).or_default().push(path.clone());
+        }
+    }
+    for (target, mut others) in names {
+        others.sort_by(|one, other| depth_first(one, other));
+        let Some(first) = others.first().filter(|first| depth_first(first, &target).is_lt()).cloned() else {
+            continue;
+        };
+        let Some(file) = entries.get(&target).cloned() else { continue };
+        others.push(target);
+        for other in others {
+            if let Some(entry) = entries.get_mut(&other) {
+                entry.kind = Kind::Hardlink { target: first.clone() };
+            }
+        }
+        entries.insert(first, file);
+    }
+}
+
 /// Opens the files at these paths.
 pub(crate) type Open<'a> = dyn Fn(&[&[u8]]) -> io::Result<Vec<std::fs::File>> + Sync + 'a;
 
@@ -58,10 +89,13 @@ pub(crate) fn pack_from<W: Write>(
     hash: bool,
 ) -> io::Result<Vec<(Vec<u8>, Digest)>> {
     let mut digests = Vec::new();
-    let plan = ahead::plan(entries);
+    let mut entries: Vec<(&Vec<u8>, &Entry)> = entries.iter().collect();
+    entries.sort_by(|(one, _), (other, _)| depth_first(one, other));
+    let plan = ahead::plan(&entries);
     ahead::run(&plan, open, hash, |files| {
         let mut buffer = Vec::new();
-        for (path, entry) in entries {
+        for (path, entry) in &entries {
+            let (path, entry) = (*path, *entry);
             header(path, entry, out)?;
             match &entry.kind {
                 Kind::File { size, .. } if *size > ahead::WHOLE => {

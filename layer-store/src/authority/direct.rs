@@ -36,11 +36,23 @@ pub(crate) fn own_umask() {
     }
 }
 
+/// The ids that images use: up to nobody, 65534.
+const USUAL_IDS: u64 = 65_535;
+
+/// How many user ids this process's user namespace has; all when that cannot be read.
+fn mapped_ids() -> u64 {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return u64::MAX };
+    let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.sum()
+}
+
 impl Direct {
-    /// What the calling process is able to do: true owners when it is root.
+    /// What the calling process is able to do: true owners when it is root, and not only by name: in a user namespace
+    /// that has the usual ids.
     #[must_use]
     pub fn detect() -> Self {
-        let owners = if rustix::process::geteuid().is_root() { Owners::True } else { Owners::Single };
+        let root = rustix::process::geteuid().is_root();
+        let owners = if root && mapped_ids() >= USUAL_IDS { Owners::True } else { Owners::Single };
         let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Self { owners, ids }
     }
@@ -64,7 +76,7 @@ impl FileAuthority for Direct {
     fn walk(&self, root: BorrowedFd<'_>) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
         walk(root, &mut Vec::new(), 0, &mut found)?;
-        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        found.sort_unstable_by(|one, other| crate::pack::depth_first(&one.path, &other.path));
         Ok(found)
     }
 

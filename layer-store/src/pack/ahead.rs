@@ -24,8 +24,8 @@ type Batch<'a> = Vec<(&'a Vec<u8>, u64)>;
 type Content = (Vec<u8>, Option<Digest>);
 
 /// The small files of `entries`, in batches.
-pub(super) fn plan(entries: &BTreeMap<Vec<u8>, Entry>) -> Vec<Batch<'_>> {
-    let mut batches: Vec<Batch<'_>> = Vec::new();
+pub(super) fn plan<'a>(entries: &[(&'a Vec<u8>, &Entry)]) -> Vec<Batch<'a>> {
+    let mut batches: Vec<Batch<'a>> = Vec::new();
     let mut bytes = 0;
     for (path, entry) in entries {
         let Kind::File { size, .. } = entry.kind else { continue };

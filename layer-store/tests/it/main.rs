@@ -8,6 +8,7 @@ mod attacks;
 mod corpus;
 mod crowd;
 mod damage;
+mod differential;
 mod layers;
 mod peers;
 mod power;
