@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  measure unpack ROOT BLOB DIFFID      a layer from a file, durable
+//!  measure peak ROOT BLOB DIFFID        the same, and the most memory that was in use, in KiB
 //!  measure image ROOT BLOB DIFFID …     several layers of one image at the same time
 //!  measure commit ROOT TREE             the tree becomes a layer, as what a container wrote does (TREE is moved)
 //!  measure encode ROOT KEY gzip|zstd    the blob of a layer
@@ -38,6 +39,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             work.commit()?;
             let entries = unpacked.layer.index().entries.len();
             println!("unpack {entries} entries in {:?}, durable after {:?}", unpacking, start.elapsed());
+        }
+        ["peak", root, blob, diff_id] => {
+            let store = Store::open(Path::new(root))?;
+            let work = store.begin()?;
+            work.unpack_file(std::fs::File::open(blob)?, &diff_id.parse()?, &View::default())?;
+            work.commit()?;
+            let status = std::fs::read_to_string("/proc/self/status")?;
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+            println!("peak in KiB {}", peak.trim().trim_end_matches(" kB"));
         }
         ["image", root, pairs @ ..] => {
             let store = Store::open(Path::new(root))?;

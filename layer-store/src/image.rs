@@ -303,6 +303,8 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove_image(&self, id: &ImageId) -> Result<()> {
+        // Alone: a name that is given meanwhile would point to nothing.
+        let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockExclusive)?;
         for tag in self.tags()?.into_iter().filter(|tag| tag.image == *id) {
             self.untag(&tag.name)?;
         }
