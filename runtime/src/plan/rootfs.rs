@@ -160,6 +160,7 @@ fn overlay(
     }
     let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
     asm.call("fsconfig", libc::SYS_fsconfig, &args, "overlay: make the filesystem");
+    detach_topmost(asm, "a lowest layer for the mount points");
     let attributes = if upper.is_some() { 0 } else { MOUNT_ATTR_RDONLY };
     let args = [fs.into(), 1.into(), attributes.into()];
     let mount = asm.call("fsmount", libc::SYS_fsmount, &args, "overlay").out();
@@ -202,6 +203,16 @@ fn skeleton(asm: &mut Assembler, overlay: Reg, mount_points: &[(PathBuf, Kind)])
     attach_over_root(asm, root, what);
     fs_directory(asm, overlay, "lowerdir+", root);
     asm.close(root);
+}
+
+/// Lets go of what was attached over the host's root last.
+///
+/// Nothing may stay there but the root filesystem: `umount2(2)` goes to the topmost mount of a place, so what stays
+/// would be let go of after the pivot *instead of the host's root*, and `..` of a directory below the container's root
+/// leads through whatever is stacked upon it.
+fn detach_topmost(asm: &mut Assembler, what: &str) {
+    let slash = asm.text("/");
+    asm.call("umount2", libc::SYS_umount2, &[slash.into(), libc::MNT_DETACH.into()], what);
 }
 
 /// Gives a directory to overlay: by descriptor (Linux 6.13), else as the working directory (Linux 6.7).

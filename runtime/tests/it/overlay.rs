@@ -156,3 +156,38 @@ fn trees_below_the_root_with_mounts_inside() {
     assert!(left.is_empty(), "{left:?}");
     assert!(!bench.dir.path().join("layer1/etc/tmp").exists());
 }
+
+/// The skeleton of an overlay stayed attached over the host's root, so that after the pivot it was let go of in place of
+/// the host's root, and `/usr/..` was the host.
+#[test]
+fn regression_dotdot_led_to_the_host() {
+    let Some(bench) = bench() else { return };
+    let script = "stat -c %d:%i / /usr/.. /usr/bin/../.. /tmp/../usr/../etc/.. | while read id; do \
+                  [ \"$id\" = \"$(stat -c %d:%i /)\" ] || echo \"outside: $id\"; done; \
+                  cd /usr && cd .. && ls -d usr >/dev/null || echo \"not here\"; \
+                  while read a b c d place rest; do [ \"$place\" = / ] && echo root; done < /proc/self/mountinfo; true";
+    let (upper, work) = changes(bench.dir.path());
+    let mut kinds = vec![("a path", bench.rootfs(), CreateOptions::default())];
+    if can_overlay() {
+        let lower = layers(&bench, 2);
+        kinds.push((
+            "a read-only overlay",
+            Rootfs::Overlay { lower, upper: None, work: None },
+            CreateOptions::default(),
+        ));
+        let lower = layers(&bench, 2);
+        let tree = Rootfs::Overlay { lower: layers(&bench, 2), upper: None, work: None };
+        kinds.push((
+            "an overlay with a tree",
+            Rootfs::Overlay { lower, upper: Some(upper), work: Some(work) },
+            CreateOptions::default().tree("/usr/tree", tree, true),
+        ));
+    }
+    for (kind, rootfs, options) in kinds {
+        let spec = shell(script).mount_tmpfs("/usr/bin/inner", ["mode=1777"]);
+        let (exit, output) = bench.run_with(spec, rootfs, &options).unwrap();
+        assert!(exit.success(), "{kind}: {output}");
+        // One mount is the root, and nothing is stacked upon it.
+        assert_eq!(output, "root\n", "{kind}");
+    }
+}
