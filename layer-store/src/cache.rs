@@ -105,13 +105,25 @@ pub struct CacheRecord {
     /// When it was made, on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Timestamp>,
+    /// When it was last used, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Timestamp>,
+    /// How often it was used again.
+    #[serde(default)]
+    pub hits: u64,
 }
 
 impl CacheRecord {
+    /// When it was last used, or else made.
+    #[must_use]
+    pub fn last_use(&self) -> Option<Timestamp> {
+        self.used.or(self.made)
+    }
+
     /// A record of what a step made.
     #[must_use]
     pub const fn new(preimage: Preimage, layer: LayerKey, step: String, made: Option<Timestamp>) -> Self {
-        Self { preimage, layer, step, made }
+        Self { preimage, layer, step, made, used: None, hits: 0 }
     }
 }
 

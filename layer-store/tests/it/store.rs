@@ -1,7 +1,10 @@
 //! Images, names, leases and garbage collection.
 
-use image_core::{Digest, Document, ImageConfig, MediaType, Platform, Reference};
-use layer_store::{Disk, Entry, Error, ImageRecord, Kind, Layer, Store, StoreOptions, View};
+use image_core::{Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
+use layer_store::{
+    CachePolicy, CacheRecord, Component, Disk, Entry, Error, ImageRecord, Kind, Layer, Preimage, Reason,
+    Store, StoreOptions, View,
+};
 
 fn layer(store: &Store, text: &str) -> Layer {
     let work = store.begin().unwrap();
@@ -109,4 +112,55 @@ fn save_and_load_give_the_same_image() {
     let loaded = layer_store::load(&to, &mut archive.as_slice(), None).unwrap();
     assert_eq!((loaded[0].image, &loaded[0].names), (record.id(), &vec![name]));
     assert_eq!(to.image_layers(&to.image(&record.id()).unwrap()).unwrap()[0].index().size(), 5);
+}
+
+#[test]
+fn the_cache_is_pruned_by_age_and_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let time = Timestamp::from_seconds;
+    let mut preimages = Vec::new();
+    for n in 0..6_i64 {
+        let work = store.begin().unwrap();
+        let mut layer = work.compose(View::default()).unwrap();
+        let text = format!("{n}").repeat(100_000);
+        layer.file(b"f", &mut text.as_bytes(), Entry::new(Kind::Fifo, 0o644, 0, 0, (0, 0))).unwrap();
+        let layer = layer.finish(None).unwrap();
+        let preimage = Preimage(vec![Component::new("n", n.to_string())]);
+        let step = format!("step {n}");
+        let record = CacheRecord::new(preimage.clone(), layer.key().clone(), step, Some(time(1_000 + n)));
+        work.record_step(&n.to_string(), &record).unwrap();
+        work.commit().unwrap();
+        preimages.push(preimage);
+    }
+    // The oldest is used again: it is the newest now.
+    store.note_cache_hit(&preimages[0], time(5_000)).unwrap();
+    let each = store.usage().unwrap().cache_size / 6;
+    let steps = |policy: &CachePolicy, dry_run: bool| {
+        let pruned = store.prune_cache(policy, time(5_001), &|_| true, dry_run).unwrap();
+        pruned.iter().map(|record| (record.step.clone(), record.reason)).collect::<Vec<_>>()
+    };
+    let mut policy = CachePolicy::default();
+    policy.max_used = Some(each * 4);
+    let expected = [("step 1".to_owned(), Reason::MaxUsed), ("step 2".to_owned(), Reason::MaxUsed)];
+    assert_eq!(steps(&policy, true), expected);
+    assert_eq!(store.cache_records().unwrap().len(), 6, "a dry run removes nothing");
+    assert_eq!(steps(&policy, false), expected);
+    assert_eq!(store.gc().unwrap().layers.len(), 2);
+    let mut policy = CachePolicy::default();
+    policy.keep_duration = Some(std::time::Duration::from_secs(3_997));
+    assert_eq!(
+        steps(&policy, false),
+        [("step 3".to_owned(), Reason::Unused), ("step 4".to_owned(), Reason::Unused)]
+    );
+    let mut policy = CachePolicy::default();
+    policy.reserved = each * 9;
+    assert_eq!(steps(&policy, false), []);
+    let mut policy = CachePolicy::default();
+    policy.min_free = Some(u64::MAX);
+    let only_five = |record: &CacheRecord| record.step == "step 5";
+    let pruned = store.prune_cache(&policy, time(5_001), &only_five, false).unwrap();
+    assert_eq!((pruned.len(), pruned[0].reason, pruned[0].bytes), (1, Reason::MinFree, each));
+    let record = &store.cache_records().unwrap()[0].1;
+    assert_eq!((record.step.as_str(), record.hits, record.used), ("step 0", 1, Some(time(5_000))));
 }
