@@ -10,6 +10,9 @@ use super::stats::Stats;
 use super::{Tree, devices, failed, is, number, read, write};
 use crate::Error;
 
+/// How long processes may take to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A group of one tree.
 #[derive(Debug)]
 pub(super) struct V1 {
@@ -291,23 +294,24 @@ impl Tree for V1 {
     }
 
     fn freeze(&self, yes: bool) -> Result<(), Error> {
-        let (word, wanted) = if yes { ("FROZEN", "FROZEN") } else { ("THAWED", "THAWED") };
-        for attempt in 0..1000 {
+        let word = if yes { "FROZEN" } else { "THAWED" };
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(50);
+        loop {
             self.write("freezer.state", word)?;
-            if read(&self.tree.directory, "freezer.state").trim() == wanted {
+            if read(&self.tree.directory, "freezer.state").trim() == word {
                 return Ok(());
             }
-            // A process that is just being made can escape: it is asked again, and at times let go on in between.
-            if yes && attempt % 50 == 49 {
+            if std::time::Instant::now() > deadline {
+                // Nobody is to be left half frozen.
                 self.write("freezer.state", "THAWED")?;
+                let busy = std::io::Error::from_raw_os_error(libc::EBUSY);
+                return Err(failed("write", &self.tree.directory.join("freezer.state"), &busy));
             }
-            std::thread::sleep(Duration::from_micros(100));
+            // On a busy host a process may take a while until it runs to where it can stop.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
         }
-        Err(failed(
-            "write",
-            &self.tree.directory.join("freezer.state"),
-            &std::io::Error::from_raw_os_error(libc::EBUSY),
-        ))
     }
 
     fn is_frozen(&self) -> Option<bool> {
