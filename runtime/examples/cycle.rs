@@ -2,7 +2,7 @@
 //!
 //! `cycle ROOTFS COUNT [GAP_MS] [BALLAST_MIB] [seccomp|-]`: prints median, 90th percentile and minimum in microseconds,
 //! then the resident set of the helper in KiB. The Spec is that of `runc spec`; BALLAST_MIB is memory that this process
-//! has touched before.
+//! has touched before. `cycle --profile` prints the default seccomp profile instead.
 #![expect(clippy::print_stdout, reason = "a command line talks to a terminal")]
 
 use std::time::{Duration, Instant};
@@ -15,6 +15,12 @@ fn main() -> Outcome {
     let args: Vec<String> = std::env::args().collect();
     let word = |at: usize| args.get(at).map(String::as_str);
     let number = |at: usize| word(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    if word(1) == Some("--profile") {
+        let spec = SpecBuilder::new().args(["true"]).build()?;
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        println!("{}", serde_json::to_string(&profile)?);
+        return Ok(());
+    }
     let root = word(1).ok_or("a root filesystem is needed")?;
     let (count, gap, ballast) = (number(2).max(1), Duration::from_millis(number(3)), number(4));
     let mut memory = vec![0u8; usize::try_from(ballast << 20)?];
