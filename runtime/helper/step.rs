@@ -1,7 +1,7 @@
 //! The interpreter of steps.
 
 use crate::syscall::{call, nr};
-use crate::wire::{ANY, EXEC_EXISTS, NONE, REGISTERS, STEP, arg, message, op};
+use crate::wire::{ANY, EXEC_EXISTS, NONE, PAUSE, REGISTERS, STEP, arg, message, op};
 use crate::{Machine, die};
 
 const EINTR: isize = -4;
@@ -35,7 +35,14 @@ pub(crate) fn run(machine: &mut Machine) -> ! {
         let place = machine.base + machine.steps + at * STEP;
         // SAFETY: `receive` checked that all steps lie within the mapping.
         let step = unsafe { core::ptr::read_unaligned(place as *const Step) };
-        let injected = at as u32 == machine.inject_step;
+        let mut injected = at as u32 == machine.inject_step;
+        if injected && machine.inject_errno == PAUSE {
+            injected = false;
+            // `struct timespec`: 400 ms.
+            let time = [0u64, 400_000_000];
+            // SAFETY: the structure lives until the call returns.
+            unsafe { call(nr::NANOSLEEP, [time.as_ptr() as usize, 0, 0, 0, 0, 0]) };
+        }
         let answer = if injected { Err((machine.inject_errno, 0)) } else { execute(machine, &step) };
         at = match answer {
             Ok(Next::Step) => at + 1,

@@ -21,6 +21,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const HEADER: usize = 40;
 /// Length of a step, in bytes: see `Step` in the helper for the fields.
 pub(crate) const STEP: usize = 88;
+/// In place of an injected error number: wait for a while, and then do the step. For tests of what dies meanwhile.
+pub(crate) const PAUSE: u32 = 0xffff;
 /// Says "no register" and "no step".
 pub(crate) const NONE: u32 = u32::MAX;
 /// Matches every error number.

@@ -374,6 +374,15 @@ impl Error {
         matches!(self, Self::Unsupported { .. })
     }
 
+    /// The index of the plan's step that failed, when one did.
+    #[must_use]
+    pub fn step(&self) -> Option<u32> {
+        match self {
+            Self::Step { step, .. } => *step,
+            _ => None,
+        }
+    }
+
     /// The phase in which it happened, when it happened in one.
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {

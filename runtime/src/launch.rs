@@ -1,5 +1,6 @@
 //! Carrying a plan to the helper and its answers back.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -101,23 +102,35 @@ impl Helper {
         drop(theirs);
         send_plan(ours.as_fd(), &plan, memory.as_fd()).map_err(|errno| failed("sendmsg", errno))?;
         // The helper has its own copies now.
-        let Plan { notes, maps, programs, fds, .. } = plan;
+        let Plan { notes, maps, programs, fds, born, .. } = plan;
         drop((memory, fds));
         let talk = Talk { socket: ours, notes, first: 0, programs };
-        let child = match talk.receive(Phase::Launch)? {
-            Answer::Process(child) => Unready::new(child),
-            Answer::End => return Err(stage.died()),
-            _ => return Err(Error::Protocol { what: "an answer before there is a process".to_owned() }),
+        // The new process may say something before its maker says that it is there.
+        let mut early = VecDeque::new();
+        let child = loop {
+            match talk.receive(Phase::Launch) {
+                Ok(Answer::Process(child)) => break Unready::new(child),
+                Ok(Answer::End) => {
+                    let failure = early.into_iter().find_map(Result::err);
+                    return Err(failure.unwrap_or_else(|| stage.died()));
+                }
+                // Its maker failed: nothing more will come of it.
+                Err(error) if error.step().is_none_or(|step| step < born) => return Err(error),
+                other => early.push_back(other),
+            }
         };
-        stage.wait();
         if let Some(maps) = maps {
+            // Without maps it goes on by itself.
             maps.write(child.child.pid())?;
+            talk.go()?;
         }
-        talk.go()?;
         let mut terminal = None;
         loop {
-            match talk.receive(Phase::Namespaces)? {
-                Answer::Ready => return Ok(Launched { talk, child: child.ready(), terminal }),
+            match early.pop_front().unwrap_or_else(|| talk.receive(Phase::Namespaces))? {
+                Answer::Ready => {
+                    stage.wait();
+                    return Ok(Launched { talk, child: child.ready(), terminal });
+                }
                 Answer::End => return Err(child.died()),
                 Answer::Terminal(fd) => terminal = Some(fd),
                 Answer::Hooks => {

@@ -56,6 +56,8 @@ pub struct Plan {
     pub(crate) programs: Vec<String>,
     /// The index of the first step after the gate.
     pub(crate) gate: u32,
+    /// The index of the first step of the new process: those before are its maker's.
+    pub(crate) born: u32,
 }
 
 /// What a step is for.

@@ -406,6 +406,15 @@ impl CreateOptions {
         self
     }
 
+    /// Makes the step of this index wait for 400 ms before it is done.
+    #[cfg(feature = "testing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+    #[must_use]
+    pub fn pause_at(mut self, step: u32) -> Self {
+        self.inject = Some((step, i32::try_from(crate::plan::wire::PAUSE).unwrap_or(0)));
+        self
+    }
+
     /// Makes the step of this index fail with this error number, without executing it.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

@@ -86,6 +86,8 @@ pub(super) struct Assembler {
     next: u32,
     free: Vec<Reg>,
     inject: Option<(u32, i32)>,
+    /// The first step of the new process.
+    born: u32,
     /// A text with a zero byte, which the kernel would cut short.
     cut: Option<String>,
 }
@@ -104,6 +106,7 @@ impl Assembler {
             next: FIRST_FREE,
             free: Vec::new(),
             inject: None,
+            born: 0,
             cut: None,
         }
     }
@@ -236,6 +239,11 @@ impl Assembler {
     pub(super) fn check(&mut self, value: impl Into<Arg>, mask: u64, bits: u64, errno: i32, what: String) {
         let args = [value.into(), mask.into(), bits.into(), errno.into()];
         self.push(op::CHECK, 0, &args, "(check)", what);
+    }
+
+    /// The next step is the first one of the new process.
+    pub(super) fn is_born(&mut self) {
+        self.born = self.len();
     }
 
     /// How many steps there are so far.
@@ -390,6 +398,7 @@ impl Assembler {
             namespaces: 0,
             programs: Vec::new(),
             gate: 0,
+            born: self.born,
         })
     }
 }

@@ -259,7 +259,7 @@ pub(super) fn user_namespace(maps: IdMaps) -> Result<Plan, Error> {
     let message = asm.bytes(&[0; 16]);
     asm.phase(Phase::Namespaces);
     namespace::birth(&mut asm, u64::from(libc::CLONE_NEWUSER.cast_unsigned()), None);
-    namespace::await_go(&mut asm, message, "the host: the process is known and its id maps are written");
+    namespace::await_go(&mut asm, message, "the host: the id maps are written");
     namespace::say_ready(&mut asm);
     namespace::await_go(&mut asm, message, "the host: the namespace is no longer needed");
     asm.exit(0);
@@ -286,8 +286,9 @@ pub(super) struct Beginning<'a> {
 pub(super) fn begin(asm: &mut Assembler, message: At, beginning: Beginning<'_>) -> Result<(), Error> {
     let Beginning { maps, group, cgroup_namespace, joined_user, processors } = beginning;
     asm.phase(Phase::Namespaces);
-    // The host learns of the process, and writes its id maps, before the process says anything of its own.
-    namespace::await_go(asm, message, "the host: the process is known and its id maps are written");
+    if maps.is_some() {
+        namespace::await_go(asm, message, "the host: the id maps are written");
+    }
     if let Some(group) = group {
         group.join(asm);
         if processors.is_none() {

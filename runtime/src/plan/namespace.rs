@@ -196,6 +196,7 @@ pub(super) fn birth(asm: &mut Assembler, flags: u64, unified: Option<Reg>) {
     send_fd(asm, CONTROL.into(), message::PID, Some(pid), fd, "pid and pidfd");
     asm.exit(0);
     asm.here(child);
+    asm.is_born();
 }
 
 fn names(flags: u64) -> String {

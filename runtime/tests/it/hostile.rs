@@ -62,3 +62,126 @@ fn a_null_device_that_is_a_link_is_not_used() {
     let (exit, output) = bench.run(shell("stat -c %F /dev/null")).unwrap();
     assert!(exit.success() && output == "character special file\n", "{output}");
 }
+
+/// What a crafted image does to a root filesystem; the directory outside must not change.
+type Craft = fn(root: &std::path::Path, outside: &str);
+
+/// Replaces a path by a link.
+fn link(root: &std::path::Path, name: &str, target: &str) {
+    let path = root.join(name);
+    drop(fs::remove_dir_all(&path));
+    drop(fs::remove_file(&path));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    symlink(target, path).unwrap();
+}
+
+const CRAFTED: [(&str, Craft); 34] = [
+    ("dev is a link outside", |root, out| link(root, "dev", out)),
+    ("dev is a link up and outside", |root, out| link(root, "dev", &format!("../../../../../../..{out}"))),
+    ("dev is a link to itself", |root, _| link(root, "dev", "dev")),
+    ("dev is a link to proc", |root, _| link(root, "dev", "/proc")),
+    ("dev is a file", |root, _| {
+        fs::remove_dir_all(root.join("dev")).unwrap();
+        fs::write(root.join("dev"), "").unwrap();
+    }),
+    ("dev/pts is a link", |root, out| link(root, "dev/pts", out)),
+    ("dev/shm is a link", |root, out| link(root, "dev/shm", out)),
+    ("dev/mqueue is a link", |root, out| link(root, "dev/mqueue", out)),
+    ("dev/null is a link", |root, out| link(root, "dev/null", &format!("{out}/null"))),
+    ("dev/console is a link", |root, out| link(root, "dev/console", &format!("{out}/console"))),
+    ("dev/ptmx is a link", |root, out| link(root, "dev/ptmx", &format!("{out}/ptmx"))),
+    ("dev/fd is a link", |root, out| link(root, "dev/fd", out)),
+    ("proc is a link outside", |root, out| link(root, "proc", out)),
+    ("proc is a link to itself", |root, _| link(root, "proc", "/proc")),
+    ("proc is a file", |root, _| {
+        fs::remove_dir_all(root.join("proc")).unwrap();
+        fs::write(root.join("proc"), "").unwrap();
+    }),
+    ("proc/self is a link", |root, out| link(root, "proc/self", out)),
+    ("proc/sys is a link", |root, out| link(root, "proc/sys", out)),
+    ("sys is a link outside", |root, out| link(root, "sys", out)),
+    ("sys is a link up and outside", |root, out| link(root, "sys", &format!("../../../../..{out}"))),
+    ("sys is a link to proc", |root, _| link(root, "sys", "proc")),
+    ("sys/fs is a link", |root, out| link(root, "sys/fs", out)),
+    ("etc is a link outside", |root, out| link(root, "etc", out)),
+    ("etc is a link up and outside", |root, out| link(root, "etc", &format!("../../../../..{out}"))),
+    ("etc/hosts is a link to a new file outside", |root, out| {
+        link(root, "etc/hosts", &format!("{out}/hosts"))
+    }),
+    ("etc/hosts is a link to a link outside", |root, out| {
+        link(root, "etc/hosts", "/etc/second");
+        link(root, "etc/second", &format!("{out}/hosts"));
+    }),
+    ("etc/hosts is a directory", |root, _| fs::create_dir_all(root.join("etc/hosts")).unwrap()),
+    ("etc/hosts is a chain of 50 links", |root, _| {
+        for at in 0..50 {
+            link(root, &format!("etc/l{at}"), &format!("/etc/l{}", at + 1));
+        }
+        link(root, "etc/hosts", "/etc/l0");
+    }),
+    ("work is a link outside", |root, out| link(root, "work", out)),
+    ("work/dir is a link outside", |root, out| link(root, "work/dir", out)),
+    ("work/dir is a link to a descriptor", |root, _| link(root, "work/dir", "/proc/self/fd/4")),
+    ("data is a link outside", |root, out| link(root, "data", out)),
+    ("data/in is a link up and outside", |root, out| {
+        link(root, "data/in", &format!("../../../../../..{out}"))
+    }),
+    ("bin/sh is a link to the running program", |root, _| link(root, "bin/sh", "/proc/self/exe")),
+    ("bin/sh is a script of the running program", |root, _| {
+        fs::remove_file(root.join("bin/sh")).unwrap();
+        fs::write(root.join("bin/sh"), "#!/proc/self/exe\n").unwrap();
+        fs::set_permissions(root.join("bin/sh"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    }),
+];
+
+#[test]
+fn crafted_images_write_nothing_outside() {
+    let Some(first) = bench() else { return };
+    let before = crate::failure::host_state();
+    for (name, craft) in CRAFTED {
+        for without_dev in [false, true] {
+            let root = first.dir.path().join("crafted");
+            let outside = first.dir.path().join("outside");
+            for directory in [&root, &outside] {
+                drop(fs::remove_dir_all(directory));
+                fs::create_dir(directory).unwrap();
+            }
+            crate::support::fill(&root);
+            craft(&root, outside.to_str().unwrap());
+            let source = first.dir.path().join("hosts");
+            fs::write(&source, "127.0.0.1 box\n").unwrap();
+            let mut spec = shell("ls /proc/self/fd; :")
+                .cwd("/work/dir")
+                .mount_bind(&source, "/etc/hosts", true)
+                .mount_tmpfs("/data/in", ["mode=755"])
+                .build()
+                .unwrap();
+            if without_dev {
+                // Then /dev is the image's own, and the nodes are made there.
+                let mut mounts = spec.mounts().clone().unwrap();
+                mounts.retain(|mount| !mount.destination().starts_with("/dev"));
+                spec.set_mounts(Some(mounts));
+            }
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let io = runtime::Io::null().stdout(writer);
+            let rootfs = runtime::Rootfs::Path(root.clone());
+            let created = first.runtime.create(&crate::support::fresh_id(), &spec, rootfs, io);
+            let outcome = created.and_then(|created| {
+                let running = created.start()?;
+                let mut output = String::new();
+                std::io::Read::read_to_string(&mut reader, &mut output).unwrap();
+                running.wait()?;
+                running.delete()?;
+                Ok(output)
+            });
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{name}, {without_dev}: {outcome:?}");
+            if let Ok(output) = &outcome {
+                // The list's own directory is the fourth.
+                assert!(output.is_empty() || output == "0\n1\n2\n3\n", "{name}: {output}");
+            }
+        }
+    }
+    assert_eq!(crate::failure::host_state(), before);
+    assert!(first.runtime.list().unwrap().is_empty());
+}

@@ -13,6 +13,7 @@ mod failure;
 mod hostile;
 mod linux;
 mod overlay;
+mod recover;
 mod seccomp;
 mod support;
 mod threads;
