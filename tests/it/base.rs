@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cooperage::{Context, Engine, Image, runtime};
 
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 20] = [
     "/bin/sh",
     "/bin/cat",
     "/bin/ls",
@@ -25,6 +25,9 @@ const PROGRAMS: [&str; 17] = [
     "/usr/bin/find",
     "/usr/bin/sort",
     "/usr/bin/test",
+    "/usr/bin/mkfifo",
+    "/bin/grep",
+    "/bin/chown",
 ];
 
 /// The name that the base image gets.
@@ -58,9 +61,9 @@ pub(crate) async fn base(engine: &Engine) -> Option<Image> {
     fill(&files.path().join("root"));
     std::fs::write(files.path().join("Dockerfile"), "FROM scratch\nCOPY root /\nENV PATH=/usr/bin:/bin\n")
         .unwrap();
-    let built =
-        engine.build(Context::directory(files.path())).tag(NAME.parse().unwrap()).run().await.unwrap();
-    Some(built.image)
+    // Under a short name too, as the Dockerfile of an ordinary user has it.
+    let build = engine.build(Context::directory(files.path())).tag(NAME.parse().unwrap());
+    Some(build.tag("base".parse().unwrap()).run().await.unwrap().image)
 }
 
 fn fill(root: &Path) {
@@ -74,6 +77,10 @@ fn fill(root: &Path) {
     )
     .unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\nwheel:x:10:app\napp:x:1001:\n").unwrap();
+    std::fs::create_dir_all(root.join("usr/share/x")).unwrap();
+    for name in ["one", "two"] {
+        std::fs::write(root.join("usr/share/x").join(name), name).unwrap();
+    }
     let mut libraries = BTreeSet::new();
     for program in PROGRAMS {
         let Ok(real) = std::fs::canonicalize(program) else { continue };

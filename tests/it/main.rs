@@ -13,6 +13,7 @@ use cooperage::store::{Entry, Kind, View};
 use cooperage::{Cause, Context, Engine, EngineOptions, Error, EventSink};
 
 mod base;
+mod conformance;
 mod copy;
 mod export;
 mod mutation;
