@@ -44,7 +44,7 @@ pub(crate) fn exec(context: &Context, args: &Exec) -> Outcome<u8> {
     }
     write_pid(args.pid_file.as_deref(), exec.pid())?;
     let Some(signals) = signals else { return Ok(0) };
-    let exit = foreground::wait(&Waited::Exec(&exec), &signals, terminal)?;
+    let exit = foreground::wait(&Waited::Exec(&exec), &signals, terminal.as_ref())?;
     Ok(u8::try_from(exit.code()).unwrap_or(255))
 }
 

@@ -85,10 +85,10 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
 }
 
 /// Waits. `signals` comes from [`sys::signals`].
-pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<OwnedFd>) -> Outcome<Exit> {
+pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<&OwnedFd>) -> Outcome<Exit> {
     let Some(pidfd) = waited.pidfd() else { return waited.wait() };
-    let raw = terminal.as_ref().map(|_| Raw::enter());
-    if let Some(terminal) = &terminal {
+    let raw = terminal.map(|_| Raw::enter());
+    if let Some(terminal) = terminal {
         resize(terminal);
     }
     let (stdin, stdout) = (io::stdin(), io::stdout());
@@ -96,11 +96,11 @@ pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<Owne
     loop {
         let mut fds =
             vec![PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-        let shown = shows.then(|| fds.len());
-        if let (true, Some(terminal)) = (shows, &terminal) {
+        let shown = shows.then_some(fds.len());
+        if let (true, Some(terminal)) = (shows, terminal) {
             fds.push(PollFd::new(terminal, PollFlags::IN));
         }
-        let read = reads.then(|| fds.len());
+        let read = reads.then_some(fds.len());
         if reads {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
@@ -112,7 +112,7 @@ pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<Owne
         let (signal, ended) = (ready(0), ready(1));
         let (shown, read) = (shown.is_some_and(ready), read.is_some_and(ready));
         drop(fds);
-        if let Some(terminal) = &terminal {
+        if let Some(terminal) = terminal {
             if shown {
                 shows = copy(terminal.as_fd(), stdout.as_fd());
             }
@@ -121,7 +121,7 @@ pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<Owne
             }
         }
         if signal {
-            pass_on(waited, signals, terminal.as_ref());
+            pass_on(waited, signals, terminal);
         }
         if ended && !shown {
             break;

@@ -13,12 +13,14 @@ use crate::{Context, Outcome, console, sys};
 /// The standard streams and the descriptors that are passed; the environment is told of those from a socket unit.
 pub(crate) fn io(preserve: usize, env: &mut Vec<String>) -> Outcome<Io> {
     let mut count = preserve;
-    let listening = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<usize>().ok());
+    let listening = std::env::var_os("LISTEN_FDS")
+        .and_then(|text| text.into_string().ok())
+        .and_then(|text| text.parse::<usize>().ok());
     if let Some(listening) = listening {
         count += listening;
         env.retain(|entry| !entry.starts_with("LISTEN_"));
         env.extend([format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]);
-        if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+        if let Some(names) = std::env::var_os("LISTEN_FDNAMES").and_then(|text| text.into_string().ok()) {
             env.push(format!("LISTEN_FDNAMES={names}"));
         }
     }
@@ -105,7 +107,7 @@ pub(crate) fn run(context: &Context, args: &Run) -> Outcome<u8> {
     write_pid(args.create.pid_file.as_deref(), pid)?;
     let running = created.start()?;
     let Some(signals) = signals else { return Ok(0) };
-    let exit = foreground::wait(&Waited::Container(&running), &signals, terminal)?;
+    let exit = foreground::wait(&Waited::Container(&running), &signals, terminal.as_ref())?;
     if !args.keep {
         running.delete()?;
     }

@@ -27,7 +27,7 @@ fn main() -> Outcome {
     for page in memory.chunks_mut(4096) {
         page.fill(1);
     }
-    let state = std::env::temp_dir().join(format!("cycle-{}", std::process::id()));
+    let state = std::path::Path::new("/tmp").join(format!("cycle-{}", std::process::id()));
     let runtime = Runtime::builder().state_dir(&state).build()?;
     let mut builder = SpecBuilder::new()
         .args(["true"])

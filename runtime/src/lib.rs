@@ -48,7 +48,7 @@
 //!
 //! # Features
 //!
-//! - `tokio`: [`Running::wait_async`], which waits without a thread.
+//! - `tokio`: `Container::wait_async`, which waits without a thread, and the trait `Executor` with a fake for tests.
 //! - `testing`: failure injection, for tests.
 //!
 //! [OCI runtime specification]: https://github.com/opencontainers/runtime-spec
@@ -60,6 +60,8 @@ mod child;
 mod container;
 mod error;
 mod exec;
+#[cfg(feature = "tokio")]
+mod executor;
 mod exit;
 mod features;
 mod handle;
@@ -86,6 +88,9 @@ pub use cgroup::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, S
 pub use container::Container;
 pub use error::{Errno, Error, Hint, Phase};
 pub use exec::Exec;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub use executor::{Executor, FakeExecutor};
 pub use exit::{Exit, ExitStatus, Usage};
 pub use features::{OCI_VERSIONS, features};
 pub use handle::{Created, Running};

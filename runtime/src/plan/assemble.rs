@@ -59,6 +59,8 @@ impl From<Reg> for Arg {
     }
 }
 
+/// A pause can never be taken for one of the kernel's error numbers.
+const _: () = assert!(wire::PAUSE > 4095);
 /// Registers below this one are for descriptors that the host hands over.
 const FIRST_FREE: u32 = 512;
 

@@ -181,3 +181,19 @@ fn a_plan_can_be_read() {
     assert_eq!(text.lines().count(), plan.len());
     assert!(text.contains("pivot_root") && text.lines().last().unwrap().contains("execve"), "{text}");
 }
+
+#[test]
+fn executors_can_be_exchanged() {
+    use runtime::{Executor, FakeExecutor, Rootfs};
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let spec = shell("exit 3").build().unwrap();
+    let go = |executor: &dyn Executor, rootfs| {
+        tokio.block_on(executor.run(&fresh_id(), &spec, rootfs, Io::null())).unwrap().code()
+    };
+    let fake = FakeExecutor::with_codes([5]);
+    assert_eq!((go(&fake, Rootfs::Path("/".into())), go(&fake, Rootfs::Path("/".into()))), (5, 0));
+    assert_eq!(fake.asked().len(), 2);
+    let Some(bench) = bench() else { return };
+    assert_eq!(go(&bench.runtime, bench.rootfs()), 3);
+    assert!(bench.runtime.list().unwrap().is_empty());
+}

@@ -106,7 +106,7 @@ const CRAFTED: [(&str, Craft); 34] = [
     ("etc is a link outside", |root, out| link(root, "etc", out)),
     ("etc is a link up and outside", |root, out| link(root, "etc", &format!("../../../../..{out}"))),
     ("etc/hosts is a link to a new file outside", |root, out| {
-        link(root, "etc/hosts", &format!("{out}/hosts"))
+        link(root, "etc/hosts", &format!("{out}/hosts"));
     }),
     ("etc/hosts is a link to a link outside", |root, out| {
         link(root, "etc/hosts", "/etc/second");
@@ -124,7 +124,7 @@ const CRAFTED: [(&str, Craft); 34] = [
     ("work/dir is a link to a descriptor", |root, _| link(root, "work/dir", "/proc/self/fd/4")),
     ("data is a link outside", |root, out| link(root, "data", out)),
     ("data/in is a link up and outside", |root, out| {
-        link(root, "data/in", &format!("../../../../../..{out}"))
+        link(root, "data/in", &format!("../../../../../..{out}"));
     }),
     ("bin/sh is a link to the running program", |root, _| link(root, "bin/sh", "/proc/self/exe")),
     ("bin/sh is a script of the running program", |root, _| {

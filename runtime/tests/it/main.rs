@@ -1,6 +1,8 @@
 //! Real containers, as root and as an ordinary user.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "a test that meets the unexpected should stop, and says what it skips"
 )]
