@@ -9,9 +9,12 @@
 //!  config + history + layers ─one barrier▶ image ─▶ names
 //! ```
 //!
-//! Times: with [`Timestamps::Derived`] the epoch E is the base image's `created` (1980-01-01 for scratch). Entry k of
-//! the history is created at E+k, and no file in its layer is younger. So equal inputs give equal images, and files
-//! of later steps are still younger than those of earlier ones, which is what make and cargo look at.
+//! Steps that do not need one another work at once. What misses the cache says why, see [`Cause`].
+//!
+//! Times: with [`Timestamps::Derived`] the epoch E is the base image's `created` (1980-01-01 for scratch). The k-th
+//! layer of a stage is made at E+k, and no file in it is younger; an instruction without a layer has the time of the
+//! last one. So equal inputs give equal images, and files of later steps are still younger than those of earlier ones,
+//! which is what make and cargo look at.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -130,6 +130,7 @@ impl Engine {
                 |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Io { path, source });
             let (store, state) = (absolute(options.store)?, absolute(options.state)?);
             let store = Store::open(&store)?;
+            private(&state)?;
             let runtime = Runtime::builder().state_dir(state.join("runtime")).build()?;
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             // An ordinary user becomes root of a namespace that maps that one id.
@@ -312,6 +313,14 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Makes the directory `path`, which nobody else looks into: what builds put there for a while may be setuid, or secret.
+fn private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let fail = |source| Error::Io { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fail)
 }
 
 /// What a prune removed.
