@@ -199,7 +199,8 @@ impl Registry {
         self
     }
 
-    /// Announces that pieces of an upload must have this many bytes, but for the last, and refuses smaller ones.
+    /// Announces that pieces of an upload must have this many bytes, but for the last, and refuses what
+    /// comes after a smaller one.
     pub fn min_chunk(mut self, bytes: u64) -> Self {
         self.settings.min_chunk = Some(bytes);
         self

@@ -80,8 +80,15 @@ impl Service {
             return error(StatusCode::NOT_FOUND, Code::BlobUploadUnknown);
         };
         let _turn = upload.turn.lock().await;
+        let before = upload.size();
         match self.receive(name, id, &upload, asked).await {
-            Ok(()) => self.progress(StatusCode::ACCEPTED, name, id, &upload),
+            Ok(()) => {
+                // Only the next piece shows whether a short one was the last. A cut is not the client's choice.
+                if self.settings.min_chunk.is_some_and(|least| upload.size() - before < least) {
+                    upload.end();
+                }
+                self.progress(StatusCode::ACCEPTED, name, id, &upload)
+            }
             Err(answer) => *answer,
         }
     }
@@ -154,6 +161,9 @@ impl Service {
             let Ok(chunk) = chunk else {
                 return Err(Box::new(error(StatusCode::BAD_REQUEST, Code::SizeInvalid)));
             };
+            if !chunk.is_empty() && upload.has_ended() {
+                return Err(Box::new(error(StatusCode::BAD_REQUEST, Code::SizeInvalid)));
+            }
             let into = Arc::clone(upload);
             match task::blocking("writing an upload", move || into.append(&chunk)).await {
                 Ok(Ok(())) => {}

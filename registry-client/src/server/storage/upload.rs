@@ -26,6 +26,8 @@ struct State {
     size: u64,
     algorithm: Algorithm,
     digester: Digester,
+    /// A piece was shorter than the least: it must have been the last.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Upload {
                 Sink::File { path, file }
             }
         };
-        let state = State { sink, size: 0, algorithm, digester: Digester::new(algorithm) };
+        let state = State { sink, size: 0, algorithm, digester: Digester::new(algorithm), ended: false };
         Ok(Self {
             repository: repository.to_owned(),
             turn: tokio::sync::Mutex::default(),
@@ -61,6 +63,16 @@ impl Upload {
 
     pub(in crate::server) fn size(&self) -> u64 {
         self.lock().size
+    }
+
+    /// Whether a piece was shorter than the least.
+    pub(in crate::server) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Takes no more pieces.
+    pub(in crate::server) fn end(&self) {
+        self.lock().ended = true;
     }
 
     pub(in crate::server) fn append(&self, chunk: &[u8]) -> io::Result<()> {
