@@ -1,7 +1,9 @@
 //! Blobs: whether they are there, and their deletion. Their bytes come in [`fetch`] and go in [`push`].
 
 mod fetch;
+mod parts;
 mod push;
+mod remote;
 mod session;
 mod upload;
 
@@ -11,6 +13,7 @@ use image_core::{Descriptor, Digest, Reference};
 
 pub use fetch::BlobStream;
 pub use push::{BlobPush, PushOptions};
+pub(crate) use remote::RemoteBlob;
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;

@@ -27,15 +27,19 @@ struct Shared {
     engine: Engine,
     hosts: Hosts,
     upload: UploadSettings,
+    /// Changes of referrers tags read a list and write it back: one at a time.
+    referrers: tokio::sync::Mutex<()>,
 }
 
-/// How blobs are sent.
+/// How blobs travel.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadSettings {
     /// Size of the pieces when an upload goes in pieces, in bytes.
     pub(crate) chunk: u64,
     /// Blobs in flight at once.
     pub(crate) parallel: usize,
+    /// Connections for one large blob on its way here.
+    pub(crate) ranges: usize,
 }
 
 impl Client {
@@ -50,6 +54,10 @@ impl Client {
 
     pub(crate) fn upload(&self) -> &UploadSettings {
         &self.shared.upload
+    }
+
+    pub(crate) async fn referrers_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.referrers.lock().await
     }
 
     pub(crate) fn endpoint(&self, reference: &Reference) -> Result<Endpoint> {
@@ -123,7 +131,7 @@ impl Default for ClientBuilder {
             host_tls: BTreeMap::new(),
             proxies: Vec::new(),
             fixed: BTreeMap::new(),
-            upload: UploadSettings { chunk: 4 << 20, parallel: 5 },
+            upload: UploadSettings { chunk: 4 << 20, parallel: 5, ranges: 1 },
         }
     }
 }
@@ -228,6 +236,14 @@ impl ClientBuilder {
         self
     }
 
+    /// How many connections [`Client::blob_into`] uses for one blob of more than 16 MiB, each for parts of 4 MiB; at
+    /// most that much per connection is in memory. It helps where a server gives each connection only so much, and
+    /// costs a request per part. Default 1, at most 16.
+    pub fn parallel_ranges(mut self, count: usize) -> Self {
+        self.upload.ranges = count.clamp(1, 16);
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
@@ -255,7 +271,14 @@ impl ClientBuilder {
             fixed: Arc::new(self.fixed),
         });
         let engine = Engine::new(transport, Authenticator::new(self.credentials), self.retry, self.events);
-        Ok(Client { shared: Arc::new(Shared { engine, hosts: self.hosts, upload: self.upload }) })
+        Ok(Client {
+            shared: Arc::new(Shared {
+                engine,
+                hosts: self.hosts,
+                upload: self.upload,
+                referrers: tokio::sync::Mutex::default(),
+            }),
+        })
     }
 }
 

@@ -46,6 +46,7 @@
 mod auth;
 mod blob;
 mod client;
+mod copy;
 pub mod credential;
 mod download;
 mod endpoint;
@@ -67,6 +68,7 @@ pub mod server;
 
 pub use blob::{BlobPush, BlobStream, PushOptions};
 pub use client::{Client, ClientBuilder};
+pub use copy::{CopyOptions, CopyReport};
 pub use download::Download;
 pub use error::{Answer, Error, RegistryError, RequestLine, Result, TransportFailure};
 pub use event::{Direction, Event, EventSink};

@@ -1,9 +1,12 @@
 //! Manifests and indexes: their exact bytes, by tag or by digest.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use image_core::{AnyManifest, Descriptor, Digest, MANIFEST_LIMIT, MediaType, Reference};
+use serde::Deserialize;
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
@@ -13,6 +16,18 @@ use crate::event::Event;
 use crate::transport::Response;
 
 pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+
+/// What makes a manifest a referrer, and how it is listed.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Refers {
+    subject: Option<Descriptor>,
+    config: Option<Descriptor>,
+    artifact_type: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
+}
 
 /// What this client can read. Registries convert or refuse when a type is missing here.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -147,14 +162,36 @@ impl Client {
     /// [`Error::Status`] with `MANIFEST_BLOB_UNKNOWN` and its like; [`Error::DigestMismatch`] when the registry
     /// answers that it has stored something else.
     ///
+    /// A registry without the referrers API is recognised by the missing `OCI-Subject`; the list under the referrers
+    /// tag of the subject is then kept here.
+    ///
     /// # Cancel safety
-    /// Dropping the future leaves either the manifest or nothing.
+    /// Dropping the future leaves the manifest, listed or not, or nothing; to push it again lists it.
     pub async fn push_manifest(
         &self,
         reference: &Reference,
         media_type: &MediaType,
         bytes: Bytes,
     ) -> Result<Descriptor> {
+        let refers = serde_json::from_slice::<Refers>(&bytes).unwrap_or_default();
+        let (descriptor, listed) = self.put_manifest(reference, media_type, bytes).await?;
+        if let Some(subject) = refers.subject.filter(|_| !listed) {
+            let mut referrer = Descriptor::new(media_type.clone(), descriptor.digest, descriptor.size);
+            let config = refers.config.map(|config| config.media_type.to_string());
+            referrer.artifact_type = refers.artifact_type.filter(|text| !text.is_empty()).or(config);
+            referrer.annotations = refers.annotations.unwrap_or_default();
+            self.list_referrer(reference, &subject.digest, referrer).await?;
+        }
+        Ok(descriptor)
+    }
+
+    /// Stores a manifest; whether the registry says that it lists it with the referrers of its subject.
+    pub(crate) async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: Bytes,
+    ) -> Result<(Descriptor, bool)> {
         let algorithm = reference.digest().map_or(image_core::Algorithm::Sha256, Digest::algorithm);
         let digest = Digest::of(algorithm, &bytes);
         let endpoint = self.endpoint(reference)?;
@@ -200,7 +237,8 @@ impl Client {
             });
         }
         self.engine().tell(&Event::ManifestPushed { digest });
-        Ok(Descriptor::new(media_type.clone(), digest, size))
+        let listed = response.header(OCI_SUBJECT).is_some();
+        Ok((Descriptor::new(media_type.clone(), digest, size), listed))
     }
 
     /// Deletes the manifest of the digest in the reference, or else its tag; `false` if there was none.

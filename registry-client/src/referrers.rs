@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
-use image_core::{AnyManifest, Descriptor, Digest, MediaType, Reference};
+use image_core::{AnyManifest, Descriptor, Digest, Document, Index, MediaType, Reference};
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
 use crate::engine::{Call, unexpected};
-use crate::error::{Error, Result};
+use crate::error::{Error, RequestLine, Result};
 use crate::tag::{MAX_PAGE, next_page};
 use crate::transport::Response;
 
@@ -98,6 +98,38 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
+        let (_, index) = self.referrers_index(repository, subject).await?;
+        Ok(index.map_or_else(Vec::new, |index| of_type(index.manifests, artifact_type)))
+    }
+
+    /// Keeps the list under the referrers tag for a registry that has no referrers API (distribution-spec, "Pushing
+    /// Manifests with Subject"). One client does this one at a time; another one at the same moment can be lost.
+    pub(crate) async fn list_referrer(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+        referrer: Descriptor,
+    ) -> Result<()> {
+        let _turn = self.referrers_turn().await;
+        let (tag, index) = self.referrers_index(repository, subject).await?;
+        let mut index = index.unwrap_or_else(|| Index::oci(Vec::new()));
+        if index.manifests.iter().any(|entry| entry.digest == referrer.digest) {
+            return Ok(());
+        }
+        index.manifests.push(referrer);
+        let request = RequestLine::new(&Method::PUT, &self.endpoint(repository)?.root_url());
+        let document = Document::from_value(index)
+            .map_err(|source| Error::Manifest { request, source: Box::new(source) })?;
+        let (_, bytes) = document.into_parts();
+        self.put_manifest(&tag, &MediaType::OciIndex, bytes.into()).await.map(drop)
+    }
+
+    /// The referrers tag of a subject, and the index under it if there is one.
+    async fn referrers_index(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+    ) -> Result<(Reference, Option<Index>)> {
         let tag = referrers_tag(subject);
         let reference = repository.at_tag(&tag).map_err(|_| Error::Reference {
             reference: repository.to_string(),
@@ -105,11 +137,11 @@ impl Client {
         })?;
         let fetched = match self.manifest(&reference).await {
             Ok(fetched) => fetched,
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) if error.is_not_found() => return Ok((reference, None)),
             Err(error) => return Err(error),
         };
         match fetched.parse() {
-            Ok(AnyManifest::Index(index)) => Ok(of_type(index.into_parts().0.manifests, artifact_type)),
+            Ok(AnyManifest::Index(index)) => Ok((reference, Some(index.into_parts().0))),
             // Somebody's image happens to have that tag.
             _ => Err(Error::Unsupported { what: format!("a referrers tag {tag} that is not an index") }),
         }

@@ -1,5 +1,7 @@
 //! Downloads: verified while they stream, resumed where they were cut.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
@@ -22,6 +24,10 @@ const PROGRESS: u64 = 256 << 10;
 const MAX_RESUMES: u32 = 1000;
 /// Bytes between two progress events.
 const EVENT_STEP: u64 = 1 << 20;
+/// Size of a part when a blob comes over several connections, in bytes.
+pub(super) const PART: u64 = 4 << 20;
+/// Blobs up to this many bytes come over one connection.
+const PARALLEL_FROM: u64 = 16 << 20;
 /// Pieces between the connection and the sink. Each is at most what one read gives, some 100 KiB.
 const PIPE: usize = 32;
 
@@ -41,6 +47,12 @@ pub struct BlobStream {
     /// `None` when somebody else computes the digest, or when it has been checked.
     digester: Option<Digester>,
     at: u64,
+    /// Where to stop: the size of the blob, or less for a part of it.
+    end: u64,
+    /// A part proves nothing and tells nothing: who puts the parts together does.
+    part: bool,
+    /// Whether the registry has answered with a range.
+    ranged: bool,
     /// Bytes to pass over, because a server answered a range with everything.
     skip: u64,
     told: u64,
@@ -54,6 +66,10 @@ impl BlobStream {
     /// What is being downloaded.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
+    }
+
+    pub(crate) fn line(&self) -> &RequestLine {
+        &self.line
     }
 
     /// How many bytes have been given out.
@@ -71,6 +87,10 @@ impl BlobStream {
     /// Nothing is lost when the future is dropped: the next call goes on from the same byte.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>> {
         while !self.finished {
+            if self.at == self.end && self.part {
+                self.finish()?;
+                break;
+            }
             if self.response.is_none() {
                 self.open().await?;
             }
@@ -81,14 +101,14 @@ impl BlobStream {
                         return Ok(Some(chunk));
                     }
                 }
-                Ok(None) if self.at == self.descriptor.size => self.finish()?,
+                Ok(None) if self.at == self.end => self.finish()?,
                 Ok(None) => {
-                    let (expected, actual) = (self.descriptor.size, self.at);
+                    let (expected, actual) = (self.end, self.at);
                     let cut = Error::SizeMismatch { request: self.line.clone(), expected, actual };
                     self.cut(cut).await?;
                 }
                 // The last byte was there; what happened to the connection after it does not matter.
-                Err(_) if self.at == self.descriptor.size => self.finish()?,
+                Err(_) if self.at == self.end => self.finish()?,
                 Err(error) => self.cut(error).await?,
             }
         }
@@ -100,6 +120,10 @@ impl BlobStream {
             let passed = self.skip.min(chunk.len() as u64);
             self.skip -= passed;
             chunk = chunk.slice(passed as usize..);
+        }
+        if self.part {
+            // A server that answers a range with everything sends more than is wanted.
+            chunk.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
         }
         if chunk.is_empty() {
             return Ok(None);
@@ -117,7 +141,7 @@ impl BlobStream {
             digester.update(&chunk);
         }
         self.at = end;
-        if self.at - self.told >= EVENT_STEP || self.at == self.descriptor.size {
+        if !self.part && (self.at - self.told >= EVENT_STEP || self.at == self.descriptor.size) {
             self.told = self.at;
             self.client.engine().tell(&Event::Bytes {
                 digest: self.descriptor.digest,
@@ -175,8 +199,13 @@ impl BlobStream {
         let url = self.endpoint.repository_url(&self.repository, &segments);
         let scopes = ScopeSet::repository(&self.repository, &[Action::Pull]);
         let mut call = Call::new(Method::GET, url, &self.endpoint).scopes(&self.repository, scopes);
-        if self.at > 0 {
-            if let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.at)) {
+        let partial = self.at > 0 || self.end < self.descriptor.size;
+        if partial {
+            let last = match self.end {
+                end if end < self.descriptor.size => end.saturating_sub(1).to_string(),
+                _ => String::new(),
+            };
+            if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{last}", self.at)) {
                 call = call.header(RANGE, range);
             }
             if let Some(etag) = &self.etag {
@@ -195,26 +224,28 @@ impl BlobStream {
                     return Err(Error::SizeMismatch { request, expected, actual });
                 }
             }
-            206 if self.at > 0 => {
+            206 if partial => {
                 let start = response.header(CONTENT_RANGE).and_then(range_start);
                 if start != Some(self.at) {
                     let what = format!("asked for the bytes from {} on and got others", self.at);
                     return Err(Error::Protocol { request: self.line.clone(), what });
                 }
                 self.skip = 0;
+                self.ranged = true;
             }
             _ => return Err(unexpected(response).await),
         }
-        if self.at > 0 {
+        if self.etag.is_none() {
+            // A weak tag does not promise the same bytes.
+            self.etag =
+                response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+        }
+        if self.at > 0 && !self.part {
             self.client.engine().tell(&Event::Resumed {
                 digest: self.descriptor.digest,
                 direction: Direction::Download,
                 offset: self.at,
             });
-        } else {
-            // A weak tag does not promise the same bytes.
-            self.etag =
-                response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
         }
         self.response = Some(response);
         Ok(())
@@ -266,19 +297,49 @@ impl Client {
         self.blob_after(repository, descriptor, Some((have, digester))).await
     }
 
+    /// The bytes of `range` of a blob, which are not verified: only the whole blob can be.
+    pub(crate) async fn blob_part(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+    ) -> Result<BlobStream> {
+        let mut stream = self.unopened(repository, descriptor, range.start, None)?;
+        stream.end = range.end.min(descriptor.size);
+        stream.part = true;
+        stream.open().await?;
+        Ok(stream)
+    }
+
     async fn blob_after(
         &self,
         repository: &Reference,
         descriptor: &Descriptor,
         partial: Option<(u64, Digester)>,
     ) -> Result<BlobStream> {
-        let endpoint = self.endpoint(repository)?;
         let (at, digester) = partial.unwrap_or_else(|| (0, Digester::new(descriptor.digest.algorithm())));
+        let mut stream = self.unopened(repository, descriptor, at, Some(digester))?;
+        if at > 0 && at == descriptor.size {
+            stream.finish()?;
+        } else {
+            stream.open().await?;
+        }
+        Ok(stream)
+    }
+
+    fn unopened(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        at: u64,
+        digester: Option<Digester>,
+    ) -> Result<BlobStream> {
+        let endpoint = self.endpoint(repository)?;
         let line = RequestLine::new(&Method::GET, &endpoint.root_url());
         if at > descriptor.size {
             return Err(Error::SizeMismatch { request: line, expected: descriptor.size, actual: at });
         }
-        let mut stream = BlobStream {
+        Ok(BlobStream {
             client: self.clone(),
             endpoint,
             repository: repository.path().to_owned(),
@@ -286,21 +347,18 @@ impl Client {
             line,
             response: None,
             etag: None,
-            digester: Some(digester),
+            digester,
             at,
+            end: descriptor.size,
+            part: false,
+            ranged: false,
             skip: 0,
             told: at,
             tries: 0,
             resumes: 0,
             mark: at,
             finished: false,
-        };
-        if at > 0 && at == descriptor.size {
-            stream.finish()?;
-        } else {
-            stream.open().await?;
-        }
-        Ok(stream)
+        })
     }
 
     /// Downloads a blob into a sink and gives the sink back once size and digest are verified. Hashing and writing
@@ -316,10 +374,24 @@ impl Client {
         &self,
         repository: &Reference,
         descriptor: &Descriptor,
-        mut sink: S,
+        sink: S,
     ) -> Result<S> {
-        let mut stream = self.blob(repository, descriptor).await?;
-        let digest = descriptor.digest;
+        let ranges = self.upload().ranges;
+        if ranges > 1 && descriptor.size > PARALLEL_FROM {
+            let first = self.blob_part(repository, descriptor, 0..PART).await?;
+            if first.ranged {
+                return self.parts_into(repository, first, sink).await;
+            }
+            // A server without ranges: its answer is the whole blob already.
+            let mut stream = first;
+            (stream.part, stream.end) = (false, descriptor.size);
+            return self.stream_into(stream, sink).await;
+        }
+        self.stream_into(self.blob(repository, descriptor).await?, sink).await
+    }
+
+    async fn stream_into<S: BlobSink + 'static>(&self, mut stream: BlobStream, mut sink: S) -> Result<S> {
+        let digest = stream.descriptor.digest;
         let mut digester = stream.digester.take().unwrap_or_else(|| Digester::new(digest.algorithm()));
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIPE);
         let writer = task::blocking("writing a blob", move || {

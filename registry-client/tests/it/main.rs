@@ -4,8 +4,10 @@
 
 mod auth;
 mod conformance;
+mod copy;
 mod credential;
 mod debian;
+mod duty;
 mod economy;
 mod fault;
 mod leak;

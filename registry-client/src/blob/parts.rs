@@ -1,0 +1,85 @@
+//! One blob over several connections: parts side by side, put together in order.
+//!
+//! ```text
+//!   part 0 ──▶ done ─┐
+//!   part 1 ──▶ …     ├──▶ hash ─▶ sink      at most one part per connection is in memory
+//!   part 2 ──▶ …     ┘
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use image_core::{BlobSink, Digester, Reference};
+use tokio::task::JoinHandle;
+
+use super::fetch::{BlobStream, PART};
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::event::{Direction, Event};
+use crate::task;
+
+/// A part on its way; it ends when nobody waits for it any more.
+struct Part(JoinHandle<Result<Vec<Bytes>>>);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Client {
+    /// The rest of a blob whose first part `first` is.
+    pub(super) async fn parts_into<S: BlobSink + 'static>(
+        &self,
+        repository: &Reference,
+        first: BlobStream,
+        mut sink: S,
+    ) -> Result<S> {
+        let descriptor = first.descriptor().clone();
+        let (digest, total, line) = (descriptor.digest, descriptor.size, first.line().clone());
+        let mut digester = Digester::new(digest.algorithm());
+        let mut waiting = VecDeque::from([Part(tokio::spawn(collect(first)))]);
+        let (mut next, mut done) = (PART, 0u64);
+        loop {
+            while next < total && waiting.len() < self.upload().ranges {
+                let range = next..next.saturating_add(PART).min(total);
+                next = range.end;
+                let (client, repository, descriptor) = (self.clone(), repository.clone(), descriptor.clone());
+                waiting.push_back(Part(tokio::spawn(async move {
+                    collect(client.blob_part(&repository, &descriptor, range).await?).await
+                })));
+            }
+            let Some(mut part) = waiting.pop_front() else { break };
+            let interrupted = |_| Error::Interrupted { what: "downloading a part of a blob" };
+            let chunks = (&mut part.0).await.map_err(interrupted)??;
+            let written = task::blocking("writing a blob", move || {
+                for chunk in chunks {
+                    digester.update(&chunk);
+                    sink.write(&chunk)?;
+                    done += chunk.len() as u64;
+                }
+                Ok((sink, digester, done))
+            });
+            (sink, digester, done) = written.await?.map_err(|source| Error::BlobWrite { digest, source })?;
+            self.engine().tell(&Event::Bytes { digest, direction: Direction::Download, done, total });
+        }
+        let actual = digester.finish();
+        if done != total {
+            return Err(Error::SizeMismatch { request: line, expected: total, actual: done });
+        }
+        if actual != digest {
+            let (expected, actual) = (Box::new(digest), Box::new(actual));
+            return Err(Error::DigestMismatch { request: line, expected, actual });
+        }
+        self.engine().tell(&Event::Done { digest, direction: Direction::Download });
+        Ok(sink)
+    }
+}
+
+async fn collect(mut stream: BlobStream) -> Result<Vec<Bytes>> {
+    let mut chunks = Vec::new();
+    while let Some(chunk) = stream.next_chunk().await? {
+        chunks.push(chunk);
+    }
+    Ok(chunks)
+}
