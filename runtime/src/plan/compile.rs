@@ -157,8 +157,14 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let (kept, flags) = (namespaces.only_new(), namespaces.flags());
     let cgroup_namespace = namespaces.makes(libc::CLONE_NEWCGROUP);
     namespaces.enter(&mut asm, group.as_ref().and_then(|group| group.unified));
-    let start_of_it =
-        Beginning { maps: maps.as_ref(), group, cgroup_namespace, joined_user, processors: None };
+    let start_of_it = Beginning {
+        maps: maps.as_ref(),
+        maps_to_come: maps.is_some(),
+        group,
+        cgroup_namespace,
+        joined_user,
+        processors: None,
+    };
     begin(&mut asm, message, start_of_it)?;
 
     let propagation = linux.rootfs_propagation().as_deref().filter(|name| !name.is_empty());
@@ -238,7 +244,11 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
     let user = if maps.is_some() { libc::CLONE_NEWUSER } else { 0 };
     let flags = (user | libc::CLONE_NEWNS | libc::CLONE_NEWPID).cast_unsigned();
     namespace::birth(&mut asm, flags.into(), None);
-    begin(&mut asm, message, Beginning { maps: maps.as_ref(), ..Beginning::default() })?;
+    begin(
+        &mut asm,
+        message,
+        Beginning { maps: maps.as_ref(), maps_to_come: maps.is_some(), ..Beginning::default() },
+    )?;
     if overlay {
         asm.phase(Phase::Rootfs);
         let kind = asm.text("overlay");
@@ -271,8 +281,10 @@ pub(super) fn user_namespace(maps: IdMaps) -> Result<Plan, Error> {
 /// What the first steps of a process depend on.
 #[derive(Debug, Default)]
 pub(super) struct Beginning<'a> {
-    /// The ids of a new user namespace.
+    /// The ids of its user namespace.
     pub(super) maps: Option<&'a IdMaps>,
+    /// Whether the host is still to write them: not in a namespace that was joined.
+    pub(super) maps_to_come: bool,
     pub(super) group: Option<Joined>,
     /// Whether a cgroup namespace is to be made.
     pub(super) cgroup_namespace: bool,
@@ -284,9 +296,9 @@ pub(super) struct Beginning<'a> {
 
 /// The first steps of the new process.
 pub(super) fn begin(asm: &mut Assembler, message: At, beginning: Beginning<'_>) -> Result<(), Error> {
-    let Beginning { maps, group, cgroup_namespace, joined_user, processors } = beginning;
+    let Beginning { maps, maps_to_come, group, cgroup_namespace, joined_user, processors } = beginning;
     asm.phase(Phase::Namespaces);
-    if maps.is_some() {
+    if maps_to_come {
         namespace::await_go(asm, message, "the host: the id maps are written");
     }
     if let Some(group) = group {

@@ -59,7 +59,7 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     let processors = processors.map(|list| (list, "process.execCPUAffinity.final"));
     let user = namespaces & libc::CLONE_NEWUSER.cast_unsigned() != 0;
     let joined_user = user && maps.is_none();
-    let beginning = Beginning { maps, group, cgroup_namespace: false, joined_user, processors };
+    let beginning = Beginning { maps, group, joined_user, processors, ..Beginning::default() };
     begin(&mut asm, message, beginning)?;
     let slave = terminal.then(|| {
         let scratch = statx_scratch(&mut asm);

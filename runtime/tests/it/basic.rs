@@ -197,3 +197,31 @@ fn executors_can_be_exchanged() {
     assert_eq!(go(&bench.runtime, bench.rootfs()), 3);
     assert!(bench.runtime.list().unwrap().is_empty());
 }
+
+#[test]
+fn ranges_of_ids_as_an_ordinary_user() {
+    use runtime::{IdRange, UserMapping};
+    let Some(bench) = bench() else { return };
+    if is_root() {
+        // Run as a user by the gate.
+        return;
+    }
+    let host = runtime::Host::probe();
+    let (Some(uids), Some(gids), true) = (host.subuid.first(), host.subgid.first(), host.newuidmap) else {
+        return skipped("no newuidmap, or no range in /etc/subuid for this user");
+    };
+    let own = |outside| IdRange { inside: 0, outside, count: 1 };
+    let more = |(first, count): (u32, u32)| IdRange { inside: 1, outside: first, count: count.min(60_000) };
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mapping = UserMapping::ranges([own(uid), more(*uids)], [own(gid), more(*gids)]);
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bench.dir.path(), open).unwrap();
+    // Another user, who writes a file of its own.
+    let spec = shell("id -u; id -G; touch /tmp/mine; stat -c %u:%g /tmp/mine")
+        .user(12, 34, &[56])
+        .mount_tmpfs("/tmp", ["mode=1777"])
+        .user_mapping(mapping);
+    let (exit, output) = bench.run(spec).unwrap();
+    assert!(exit.success(), "{output}");
+    assert_eq!(output, "12\n34 56\n12:34\n");
+}
