@@ -5,11 +5,13 @@
 mod auth;
 mod conformance;
 mod copy;
+mod crash;
 mod credential;
 mod debian;
 mod duty;
 mod economy;
 mod fault;
+mod hub;
 mod leak;
 mod tls;
 mod transfer;
