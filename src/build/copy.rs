@@ -13,13 +13,10 @@ use layer_store::{Component, Composer, Entry, Kind, Layer, Transaction, View};
 
 use super::select::{self, Found};
 use super::solve::Trees;
-use super::tree::{Content, Node, NodeKind, Tree, components};
+use super::tree::{Content, Node, NodeKind, Tree, components, follow};
 use super::{archive, chmod};
 use crate::error::{Error, Result};
 use crate::user;
-
-/// How many symbolic links one destination may lead through.
-const LINK_LIMIT: usize = 40;
 
 /// What the step reads, part by part: names, modes, contents; owners where they count; never times.
 ///
@@ -318,29 +315,14 @@ fn inline(name: &str, data: &str) -> Tree {
 
 /// The real path of a destination: links of the root and of what this step made are followed.
 pub(super) fn resolve(composer: &Composer, path: &[u8]) -> Result<Vec<u8>> {
-    let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-    let mut at: Vec<Vec<u8>> = Vec::new();
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        if name == b".." {
-            at.pop();
-            continue;
-        }
-        at.push(name);
-        if let Some(Entry { kind: Kind::Symlink { target }, .. }) = composer.find(&at.join(&b'/')) {
-            links += 1;
-            if links > LINK_LIMIT {
-                let step = String::from_utf8_lossy(path).into_owned();
-                return Err(Error::Step { step, reason: "too many symbolic links".to_owned() });
-            }
-            at.pop();
-            if target.first() == Some(&b'/') {
-                at.clear();
-            }
-            rest.extend(components(target).rev().map(<[u8]>::to_vec));
-        }
-    }
-    Ok(at.join(&b'/'))
+    let link = |path: &[u8]| match &composer.find(path)?.kind {
+        Kind::Symlink { target } => Some(target.clone()),
+        _ => None,
+    };
+    follow(path, link).ok_or_else(|| Error::Step {
+        step: String::from_utf8_lossy(path).into_owned(),
+        reason: "too many symbolic links".to_owned(),
+    })
 }
 
 /// `--chown` in numbers. A user without a group has its own primary group, or the same number.

@@ -237,31 +237,13 @@ impl Tree {
         Self::new(nodes, false)
     }
 
-    /// Where `path` leads when links are followed, inside the tree.
+    /// Where `path` leads when links are followed, inside the tree; nothing when there is nothing.
     pub(super) fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-        let mut at: Vec<Vec<u8>> = Vec::new();
-        let mut links = 0;
-        while let Some(name) = rest.pop() {
-            if name == b".." {
-                at.pop();
-                continue;
-            }
-            at.push(name);
-            if let Some(Node { kind: NodeKind::Symlink(target), .. }) = self.nodes.get(&at.join(&b'/')) {
-                links += 1;
-                if links > LINK_LIMIT {
-                    return None;
-                }
-                at.pop();
-                if target.first() == Some(&b'/') {
-                    at.clear();
-                }
-                rest.extend(components(target).rev().map(<[u8]>::to_vec));
-            }
-        }
-        let path = at.join(&b'/');
-        self.nodes.contains_key(&path).then_some(path)
+        let link = |path: &[u8]| match &self.nodes.get(path)?.kind {
+            NodeKind::Symlink(target) => Some(target.clone()),
+            _ => None,
+        };
+        follow(path, link).filter(|path| self.nodes.contains_key(path))
     }
 
     /// What is below the directory `path`, with the path relative to it.
@@ -276,6 +258,33 @@ impl Tree {
             .map(|(name, node)| (name.get(prefix.len()..).unwrap_or_default().to_vec(), node))
             .collect()
     }
+}
+
+/// Where `path` leads when every link is followed, never above the root. `link` gives the target of a path that is a
+/// link. Nothing: there are too many.
+pub(super) fn follow(path: &[u8], link: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let mut rest: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
+    let mut at: Vec<Vec<u8>> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == b".." {
+            at.pop();
+            continue;
+        }
+        at.push(name);
+        if let Some(target) = link(&at.join(&b'/')) {
+            links += 1;
+            if links > LINK_LIMIT {
+                return None;
+            }
+            at.pop();
+            if target.first() == Some(&b'/') {
+                at.clear();
+            }
+            rest.extend(components(&target).rev().map(<[u8]>::to_vec));
+        }
+    }
+    Some(at.join(&b'/'))
 }
 
 pub(super) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {

@@ -12,10 +12,10 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use cooperage::store::{Kind, View};
-use cooperage::{Context, Engine, Image, Output};
+use cooperage::{Context, Engine, Image};
 
 use crate::base::{base, skipped};
 use crate::engine;
@@ -23,16 +23,16 @@ use crate::engine;
 const CASES: &str = include_str!("conformance.txt");
 
 #[derive(Clone, Debug, Default)]
-struct Case {
-    name: String,
-    args: Vec<(String, String)>,
-    target: Option<String>,
-    fails: bool,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) args: Vec<(String, String)>,
+    pub(crate) target: Option<String>,
+    pub(crate) fails: bool,
     /// Why buildah's result is another one.
-    buildah: Option<String>,
-    dockerfile: String,
-    ignore: Option<String>,
-    expect: Vec<String>,
+    pub(crate) buildah: Option<String>,
+    pub(crate) dockerfile: String,
+    pub(crate) ignore: Option<String>,
+    pub(crate) expect: Vec<String>,
 }
 
 fn cases() -> Vec<Case> {
@@ -210,7 +210,7 @@ fn content(bytes: &[u8]) -> String {
 }
 
 /// The tree of an image, by path.
-fn tree(engine: &Engine, view: &View) -> BTreeMap<String, String> {
+pub(crate) fn tree(engine: &Engine, view: &View) -> BTreeMap<String, String> {
     let mut tree = BTreeMap::new();
     let mut names: BTreeMap<(String, Vec<u8>), Vec<String>> = BTreeMap::new();
     for (path, (found, layer)) in view.below(b"") {
@@ -261,7 +261,7 @@ fn is_noise(path: &str) -> bool {
         || matches!(path, "/etc/hosts" | "/etc/resolv.conf" | "/etc/hostname" | "/etc/mtab")
 }
 
-fn walk(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn walk(root: &Path) -> BTreeMap<String, String> {
     let mut tree = BTreeMap::new();
     let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let mut open = vec![PathBuf::new()];
@@ -302,7 +302,7 @@ fn walk(root: &Path) -> BTreeMap<String, String> {
 }
 
 /// What `new` has, lacks or has otherwise than `old`.
-fn difference(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+pub(crate) fn difference(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (path, line) in new {
         if old.get(path) != Some(line) {
@@ -315,7 +315,7 @@ fn difference(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) ->
 }
 
 /// Docker's config, key by key, without what is empty.
-fn config(json: &serde_json::Value) -> Vec<String> {
+pub(crate) fn config(json: &serde_json::Value) -> Vec<String> {
     let mut lines = Vec::new();
     for key in [
         "User",
@@ -349,7 +349,7 @@ fn config(json: &serde_json::Value) -> Vec<String> {
     lines
 }
 
-fn our_config(engine: &Engine, image: &Image) -> Vec<String> {
+pub(crate) fn our_config(engine: &Engine, image: &Image) -> Vec<String> {
     let bytes = engine.store().read_blob(&image.record().config.digest).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     config(&json["config"])
@@ -434,135 +434,10 @@ async fn every_case_gives_what_it_must() {
         skipped("buildah is not installed");
         return;
     }
-    let compared = compare(&engine, &base, &all, &images, files.path()).await;
+    let compared = crate::buildah::compare(&engine, &base, &all, &images, files.path()).await;
     assert!(compared.is_empty(), "{}", compared.join("\n"));
 }
 
 fn cooperage_is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
-}
-
-/// buildah with a store of its own.
-struct Buildah {
-    dir: tempfile::TempDir,
-}
-
-impl Buildah {
-    fn run(&self, args: &[&str]) -> Result<String, String> {
-        let done = Command::new("buildah")
-            .args(["--storage-driver", "overlay", "--root"])
-            .arg(self.dir.path().join("root"))
-            .arg("--runroot")
-            .arg(self.dir.path().join("run"))
-            .args(args)
-            .env("BUILDAH_ISOLATION", "chroot")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        if done.status.success() {
-            Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
-        } else {
-            Err(String::from_utf8_lossy(&done.stderr).trim().to_owned())
-        }
-    }
-
-    /// The tree of an image, by a container that is removed again.
-    fn tree(&self, image: &str) -> Result<BTreeMap<String, String>, String> {
-        let container = self.run(&["from", "--pull-never", image])?;
-        let mount = self.run(&["mount", &container])?;
-        let tree = walk(Path::new(&mount));
-        self.run(&["umount", &container])?;
-        self.run(&["rm", &container])?;
-        Ok(tree)
-    }
-}
-
-async fn compare(
-    engine: &Engine,
-    base: &Image,
-    all: &[Case],
-    images: &[Option<Image>],
-    files: &Path,
-) -> Vec<String> {
-    let buildah = Buildah { dir: tempfile::tempdir().unwrap() };
-    let archive = buildah.dir.path().join("base.tar");
-    let name = ["localhost/base:latest".parse().unwrap()];
-    engine.export(base, &name, &Output::Archive(archive.clone())).await.unwrap();
-    buildah.run(&["pull", "-q", &format!("docker-archive:{}", archive.display())]).unwrap();
-    let base_tree = buildah.tree("localhost/base:latest").unwrap();
-    let (mut wrong, mut same, mut refused, mut known) = (Vec::new(), 0, 0, 0);
-    for (nth, (case, image)) in all.iter().zip(images).enumerate() {
-        let dockerfile = files.join(format!("Dockerfile.{nth}"));
-        let ignore = files.join(format!("Dockerfile.{nth}.dockerignore"));
-        let mut args: Vec<String> =
-            ["bud", "--isolation", "chroot", "--layers", "--format", "docker", "--pull-never", "-q"]
-                .map(str::to_owned)
-                .into();
-        args.extend(["--ignorefile".to_owned(), ignore.display().to_string()]);
-        args.extend([
-            "-f".to_owned(),
-            dockerfile.display().to_string(),
-            "-t".to_owned(),
-            format!("localhost/case{nth}"),
-        ]);
-        for (name, value) in &case.args {
-            args.extend(["--build-arg".to_owned(), format!("{name}={value}")]);
-        }
-        if let Some(target) = &case.target {
-            args.extend(["--target".to_owned(), target.clone()]);
-        }
-        args.push(files.display().to_string());
-        let built = buildah.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let outcome = match (&built, image) {
-            (Err(_), None) => Ok(()),
-            (Ok(_), None) => Err("buildah builds it".to_owned()),
-            (Err(_), Some(_)) => {
-                refused += 1;
-                continue;
-            }
-            (Ok(_), Some(image)) => {
-                let on_base = image.record().layers.first() == base.record().layers.first();
-                let (ours_below, theirs_below) = if on_base {
-                    (tree(engine, &engine.view(base).unwrap()), base_tree.clone())
-                } else {
-                    (BTreeMap::new(), BTreeMap::new())
-                };
-                let tag = format!("localhost/case{nth}");
-                let theirs = match buildah.tree(&tag) {
-                    Ok(tree) => difference(&theirs_below, &tree),
-                    Err(text) => vec![text],
-                };
-                let ours = difference(&ours_below, &tree(engine, &engine.view(image).unwrap()));
-                let json = buildah.run(&["inspect", "--type", "image", &tag]).unwrap();
-                let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-                let (their_config, our_config) =
-                    (config(&json["Docker"]["config"]), our_config(engine, image));
-                if ours == theirs && our_config == their_config {
-                    Ok(())
-                } else {
-                    let lines = |name: &str, one: &[String], other: &[String]| {
-                        let only: Vec<&String> = one.iter().filter(|line| !other.contains(line)).collect();
-                        only.iter().map(|line| format!("  {name}: {line}\n")).collect::<String>()
-                    };
-                    Err(lines("ours", &ours, &theirs)
-                        + &lines("buildah", &theirs, &ours)
-                        + &lines("ours", &our_config, &their_config)
-                        + &lines("buildah", &their_config, &our_config))
-                }
-            }
-        };
-        match (outcome, &case.buildah) {
-            (Ok(()), None) => same += 1,
-            (Err(_), Some(_)) => known += 1,
-            (Ok(()), Some(reason)) => {
-                wrong.push(format!("{}: buildah gives the same, though: {reason}", case.name))
-            }
-            (Err(text), None) => wrong.push(format!("{}:\n{text}", case.name)),
-        }
-    }
-    println!(
-        "buildah: {same} the same, {refused} that it refuses, {known} where it is known to differ, {} wrong",
-        wrong.len()
-    );
-    wrong
 }

@@ -13,6 +13,7 @@ use cooperage::store::{Entry, Kind, View};
 use cooperage::{Cause, Context, Engine, EngineOptions, Error, EventSink};
 
 mod base;
+mod buildah;
 mod conformance;
 mod copy;
 mod export;
