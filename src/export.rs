@@ -42,10 +42,8 @@ impl Engine {
         blocking(move || match &output {
             Output::Directory(path) => directory(engine.store(), &engine.view(&image)?, path),
             Output::Tar(path) => {
-                let file = std::fs::File::create(path).map_err(io(path))?;
-                let mut out = std::io::BufWriter::new(file);
-                tar(engine.store(), &engine.view(&image)?, &mut out).map_err(io(path))?;
-                out.flush().map_err(io(path))
+                let mut file = std::fs::File::create(path).map_err(io(path))?;
+                Ok(engine.store().export_tar(&engine.view(&image)?, &mut file)?)
             }
             Output::Archive(path) => {
                 let file = std::fs::File::create(path).map_err(io(path))?;
@@ -164,86 +162,6 @@ impl<'a> Place<'a> {
         let directory = rustix::fs::openat(&self.parent, self.name, flags, Mode::empty())?;
         Ok(rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode & 0o777))?)
     }
-}
-
-/// The merged tree, sorted by path; the first name of a file has its bytes, the others are hard links.
-fn tar(store: &Store, view: &View, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut builder = tar::Builder::new(out);
-    for (path, (entry, layer)) in view.below(b"") {
-        if path.is_empty() {
-            continue;
-        }
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(entry.mode & 0o7777);
-        header.set_uid(entry.uid.into());
-        header.set_gid(entry.gid.into());
-        header.set_mtime(u64::try_from(entry.mtime.0).unwrap_or(0));
-        header.set_size(0);
-        let shown = Path::new(std::ffi::OsStr::from_bytes(&path));
-        if !entry.xattrs.is_empty() {
-            let names: Vec<String> = entry
-                .xattrs
-                .keys()
-                .map(|name| format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)))
-                .collect();
-            let pairs = names.iter().map(String::as_str).zip(entry.xattrs.values().map(Vec::as_slice));
-            builder.append_pax_extensions(pairs)?;
-        }
-        match &entry.kind {
-            Kind::Directory { .. } => {
-                header.set_entry_type(tar::EntryType::Directory);
-                let mut name = path.clone();
-                name.push(b'/');
-                builder.append_data(
-                    &mut header,
-                    Path::new(std::ffi::OsStr::from_bytes(&name)),
-                    std::io::empty(),
-                )?;
-            }
-            Kind::File { size, .. } => {
-                header.set_size(*size);
-                let file = open(store, &path, entry, layer).map_err(std::io::Error::other)?;
-                builder.append_data(&mut header, shown, file)?;
-            }
-            // The file may be hidden by an upper layer: then this name is the one that has the bytes.
-            Kind::Hardlink { target } => match view.find(target) {
-                Some((_, owner)) if owner.key() == layer.key() => {
-                    header.set_entry_type(tar::EntryType::Link);
-                    builder.append_link(
-                        &mut header,
-                        shown,
-                        Path::new(std::ffi::OsStr::from_bytes(target)),
-                    )?;
-                }
-                _ => {
-                    let size = match view.file(&path).map(|(entry, _)| &entry.kind) {
-                        Some(Kind::File { size, .. }) => *size,
-                        _ => continue,
-                    };
-                    header.set_size(size);
-                    let file = open(store, &path, entry, layer).map_err(std::io::Error::other)?;
-                    builder.append_data(&mut header, shown, file)?;
-                }
-            },
-            Kind::Symlink { target } => {
-                header.set_entry_type(tar::EntryType::Symlink);
-                builder.append_link(&mut header, shown, Path::new(std::ffi::OsStr::from_bytes(target)))?;
-            }
-            Kind::CharDevice(device) | Kind::BlockDevice(device) => {
-                let is_char = matches!(entry.kind, Kind::CharDevice(_));
-                header.set_entry_type(if is_char { tar::EntryType::Char } else { tar::EntryType::Block });
-                header.set_device_major(rustix::fs::major(*device))?;
-                header.set_device_minor(rustix::fs::minor(*device))?;
-                builder.append_data(&mut header, shown, std::io::empty())?;
-            }
-            Kind::Fifo => {
-                header.set_entry_type(tar::EntryType::Fifo);
-                builder.append_data(&mut header, shown, std::io::empty())?;
-            }
-            _ => {}
-        }
-    }
-    builder.finish()
 }
 
 /// The archive's members as files: names are ours, so each is a plain file below `root`.

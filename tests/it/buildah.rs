@@ -122,7 +122,7 @@ pub(crate) async fn compare(
             (Ok(()), None) => same += 1,
             (Err(_), Some(_)) => known += 1,
             (Ok(()), Some(reason)) => {
-                wrong.push(format!("{}: buildah gives the same, though: {reason}", case.name))
+                wrong.push(format!("{}: buildah gives the same, though: {reason}", case.name));
             }
             (Err(text), None) => wrong.push(format!("{}:\n{text}", case.name)),
         }
