@@ -131,7 +131,7 @@ impl Store {
     /// All cache records with their keys.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::Damaged`](crate::Error::Damaged).
     pub fn cache_records(&self) -> Result<Vec<(String, CacheRecord)>> {
         let mut records = Vec::new();
         for name in self.places.cache.names()? {
@@ -145,7 +145,7 @@ impl Store {
     /// Removes all cache records. Gives how many there were; their layers go with the next gc.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`](crate::Error::Io).
     pub fn clear_cache(&self) -> Result<Vec<String>> {
         let names = self.places.cache.names()?;
         for name in &names {
@@ -163,7 +163,7 @@ impl Transaction {
     /// What the step with this preimage made before.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::Damaged`](crate::Error::Damaged).
     pub fn cached(&self, preimage: &Preimage) -> Result<Option<CacheRecord>> {
         let name = preimage.key().hex();
         let staged = self.staged_cache_record(&name)?;
@@ -181,7 +181,7 @@ impl Transaction {
     /// What the step in `slot` depended on when it last ran.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::Damaged`](crate::Error::Damaged).
     pub fn last_in_slot(&self, slot: &str) -> Result<Option<Preimage>> {
         self.store().places.slots.read_json(&slot_file(slot))
     }
@@ -189,7 +189,7 @@ impl Transaction {
     /// Records what a step made, and that it is the last in its slot.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`](crate::Error::Io).
     pub fn record_step(&self, slot: &str, record: &CacheRecord) -> Result<()> {
         let name = record.preimage.key().hex();
         let places = &self.store().places;
@@ -200,7 +200,7 @@ impl Transaction {
     /// Records that the step with this preimage is the last in its slot.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`](crate::Error::Io).
     pub fn touch_slot(&self, slot: &str, preimage: &Preimage) -> Result<()> {
         let name = slot_file(slot);
         let slots = &self.store().places.slots;

@@ -58,7 +58,7 @@ impl Store {
     /// Checks the store and mends what it can. Nothing may run on the store's layers meanwhile.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`](crate::Error::Io).
     pub fn repair(&self) -> Result<Repaired> {
         let findings = by_object(&self.check()?.findings);
         let mut repaired = Repaired::default();

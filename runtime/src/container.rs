@@ -205,7 +205,8 @@ impl Container {
         exit
     }
 
-    /// Executes the program of a container that [`Runtime::create_detached`](crate::Runtime::create_detached) made.
+    /// Executes the program of a container that was made [detachable](crate::CreateOptions::detachable) and left by
+    /// [`Created::detach`](crate::Created::detach).
     /// Returns when `execve` has succeeded.
     ///
     /// # Errors
