@@ -122,6 +122,8 @@ fn flip(path: &Path, at: u64) {
     // The time stays, so that only the content tells.
     let times = file.metadata().unwrap();
     file.write_all(&[byte[0] ^ 0x20]).unwrap();
+    // An ordinary user who writes to a setuid file takes the bit away.
+    file.set_permissions(times.permissions()).unwrap();
     file.set_times(std::fs::FileTimes::new().set_modified(times.modified().unwrap())).unwrap();
 }
 
@@ -474,7 +476,7 @@ fn every_byte_of_every_small_file_counts() {
             flips += 1;
         }
     }
-    assert!(sample.store.check().unwrap().is_sound());
+    assert_eq!(sample.store.check().unwrap().findings, []);
     eprintln!("{flips} flipped bytes in {} files, all found", files.len());
 }
 

@@ -175,6 +175,8 @@ fn export(store: &Store, layers: &[Layer], to: &Path) -> BTreeMap<String, String
 #[test]
 fn trees_go_both_ways_through_gnu_tar_and_umoci() {
     let Some(()) = peers::need(&["tar", "umoci"]) else { return };
+    let fact = "an ordinary user cannot read its own trees back; root of a user namespace can, and does in the Shows";
+    let Some(()) = peers::is_root().then_some(()).or_else(|| peers::skip(fact)) else { return };
     let privileged = Direct::detect().owners() == Owners::True;
     let mut compared = 0;
     for seed in 0..trees() {
