@@ -465,6 +465,9 @@ impl Build {
 
     /// The image that a FROM means: in the store, or pulled.
     async fn base(&self, request: &ImageRequest) -> Result<Image> {
+        if let Some(layout) = &request.layout {
+            return Err(Error::unsupported(format!("the OCI layout {layout} as a named context")));
+        }
         if !self.pull
             && let Some(tag) = self.engine.store().find_tag(&request.reference)?
         {

@@ -4,6 +4,8 @@
 //! caller has them. What it keeps between two calls is what no image had a part in, so the same inputs give the
 //! same plan.
 
+mod capture;
+mod context;
 mod dispatch;
 mod finish;
 mod globals;
@@ -14,14 +16,18 @@ mod request;
 mod resolve;
 mod run;
 mod transfer;
+mod unsure;
 
-pub use request::{ImageRequest, Images, KnownImage, NamedContext, NoCache, Options};
+pub use context::{ContextError, NamedContext};
+pub use request::{ImageRequest, Images, KnownImage, NoCache, Options};
+pub(crate) use unsure::rest as rest_of;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
 use crate::expand::{Budget, Expander};
 use crate::ignore::Ignore;
+use crate::limits::MAX_DIAGNOSTICS;
 use crate::lint::{self, Linter};
 use crate::plan::{Epoch, Plan};
 use crate::syntax::Dockerfile;
@@ -90,16 +96,26 @@ impl<'a> Compiler<'a> {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the file or the request, as far as it can be found.
+    /// Everything that is wrong with the file or the request, as far as it can be found, with the findings of the lint
+    /// rules. What is wrong before any image is needed is said before any is asked for; the rest of the file is then
+    /// looked at without them, and what depends on them is left out.
     pub fn compile(&self, images: &Images) -> Result<Outcome, Diagnostics> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut work = match waiting {
             Some(work) => work,
-            None => Box::new(Work::new(self.file, Arc::clone(&self.options))?),
+            None => {
+                let mut work = Box::new(Work::new(self.file, Arc::clone(&self.options))?);
+                work.prepare();
+                work
+            }
         };
-        let needed = match work.resolve(images)? {
-            Ok(needed) => needed,
-            Err(missing) => {
+        if !work.errors.is_empty() {
+            return Err(work.give_up());
+        }
+        let needed = match work.resolve(images) {
+            Resolved::Needed(needed) => needed,
+            Resolved::Failed => return Err(work.give_up()),
+            Resolved::Missing(missing) => {
                 if !work.saw_image {
                     *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
                 }
@@ -108,6 +124,16 @@ impl<'a> Compiler<'a> {
         };
         work.finish(&needed).map(|plan| Outcome::Plan(Box::new(plan)))
     }
+}
+
+/// What looking for the bases of all stages comes to.
+enum Resolved {
+    /// Which nodes the target needs.
+    Needed(Vec<bool>),
+    /// Images that must be known first.
+    Missing(Vec<ImageRequest>),
+    /// There are errors.
+    Failed,
 }
 
 /// A refusal of an instruction: what is wrong, and a hint.
@@ -139,10 +165,18 @@ struct Work<'a> {
     working: usize,
     /// Whether anything depends on an image's config by now.
     saw_image: bool,
+    /// Whether something is wrong behind which nothing can be said.
+    lost: bool,
+    /// Whether instructions are missing, so that no variable is known not to be set.
+    partial: bool,
+    /// Whether the instruction at hand used what is not known.
+    guessed: bool,
+    /// What [`crate::Plan::outline`] is made of, when it is asked for.
+    capture: Option<Box<capture::Capture>>,
 }
 
 impl<'a> Work<'a> {
-    /// Everything up to the images.
+    /// Nothing is done yet.
     fn new(file: &'a Dockerfile, options: Arc<Options>) -> Result<Self, Diagnostics> {
         let check = match &options.check {
             Some(check) => Some(check.clone()),
@@ -158,9 +192,11 @@ impl<'a> Work<'a> {
             ),
         };
         let build_args = options.build_args.clone();
-        let mut work = Self {
+        let capture = options.outline.then(Box::default);
+        Ok(Self {
             file,
             options,
+            capture,
             expander: Expander::new(file.escape()),
             budget: Budget::default(),
             linter: Linter::new(config),
@@ -176,24 +212,48 @@ impl<'a> Work<'a> {
             target: 0,
             working: 0,
             saw_image: false,
+            lost: false,
+            partial: false,
+            guessed: false,
+        })
+    }
+
+    /// Everything up to the images.
+    fn prepare(&mut self) {
+        self.linter.file(self.file);
+        if let Err(error) = self.prepare_globals() {
+            self.fail(error);
+            self.lost = true;
+            return;
+        }
+        self.add_stages();
+        self.target = match self.find_target() {
+            Ok(target) => target,
+            Err(error) => {
+                self.fail(error);
+                self.nodes.all.len().saturating_sub(1)
+            }
         };
-        work.lint_file();
-        work.prepare_globals()?;
-        work.add_stages()?;
-        work.target = work.find_target()?;
-        work.link()?;
-        Ok(work)
+        self.link();
+    }
+
+    fn fail(&mut self, error: Diagnostic) {
+        if self.errors.len() < MAX_DIAGNOSTICS {
+            self.errors.push(error);
+        }
     }
 
     /// Everything behind the images.
     fn finish(mut self, needed: &[bool]) -> Result<Plan, Diagnostics> {
         self.dispatch_all(needed);
-        if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
-            return Err(errors);
+        if self.errors.is_empty()
+            && let Some(rules) = self.linter.violations()
+        {
+            self.fail(Diagnostic::request(ErrorKind::Lint(rules)));
         }
-        if let Some(rules) = self.linter.violations() {
-            return Err(Diagnostic::request(ErrorKind::Lint(rules)).into());
+        if self.errors.is_empty() {
+            return Ok(self.plan(needed));
         }
-        Ok(self.plan(needed))
+        Err(Diagnostics::new(self.errors, self.linter.warnings))
     }
 }

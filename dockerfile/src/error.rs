@@ -5,11 +5,15 @@ mod render;
 use std::fmt;
 
 use crate::expand::ExpandError;
+use crate::lint::Warning;
 use crate::source::{Lines, Span};
 
-/// Everything that is wrong with a file. Never empty.
+/// Everything that is wrong with a file, at least one thing; and what the lint rules found in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostics(Vec<Diagnostic>);
+pub struct Diagnostics {
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Warning>,
+}
 
 /// One thing that is wrong, with its place and, when there is one, a way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +149,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// The cause's text behind the error's, as one line.
-    fn with_cause(&self) -> String {
+    pub(crate) fn with_cause(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
@@ -188,35 +192,45 @@ impl std::error::Error for Diagnostic {
 }
 
 impl Diagnostics {
-    /// What is wrong, in the order of the file.
+    /// What is wrong: first what stops a build, then what else was found, each in the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.0.iter()
+        self.errors.iter()
+    }
+
+    /// Findings of the lint rules, also in what stands behind an error, as far as they do not depend on it.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// The first error.
     pub fn first(&self) -> Option<&Diagnostic> {
-        self.0.first()
+        self.errors.first()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.errors.len()
     }
 
     /// Never true; here because `len` is.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.errors.is_empty()
     }
 
-    /// The errors, unless there are none.
-    pub(crate) fn from_list(list: Vec<Diagnostic>) -> Option<Self> {
-        (!list.is_empty()).then_some(Self(list))
+    /// What was found; `errors` is not empty.
+    pub(crate) fn new(errors: Vec<Diagnostic>, warnings: Vec<Warning>) -> Self {
+        debug_assert!(!errors.is_empty());
+        Self { errors, warnings }
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<Diagnostic>, Vec<Warning>) {
+        (self.errors, self.warnings)
     }
 }
 
 impl From<Diagnostic> for Diagnostics {
     fn from(one: Diagnostic) -> Self {
-        Self(vec![one])
+        Self { errors: vec![one], warnings: Vec::new() }
     }
 }
 
@@ -231,7 +245,7 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, one) in self.0.iter().enumerate() {
+        for (index, one) in self.errors.iter().enumerate() {
             if index > 0 {
                 f.write_str("; ")?;
             }

@@ -56,6 +56,7 @@ mod parse;
 mod path;
 pub mod plan;
 mod print;
+mod query;
 mod quote;
 pub mod record;
 mod source;
@@ -64,7 +65,7 @@ mod syntax;
 
 // The public interface is:
 pub use builder::{Builder, Word};
-pub use compile::{Compiler, ImageRequest, Images, NamedContext, NoCache, Options, Outcome};
+pub use compile::{Compiler, ContextError, ImageRequest, Images, NamedContext, NoCache, Options, Outcome};
 pub use directive::Directive;
 pub use edit::Edit;
 pub use env::{Env, Origin, Variable};
@@ -74,7 +75,7 @@ pub use heredoc::Heredoc;
 pub use ignore::{DirState, Ignore, IgnoreError, Verdict};
 pub use instruction::Kind;
 pub use lint::Warning;
-pub use outline::{Outline, OutlineArg, OutlineSecret, Target};
+pub use outline::{Outline, OutlineArg, OutlineCache, OutlineSecret, Target};
 pub use plan::Plan;
 pub use source::{Lines, Source, Span};
-pub use syntax::{Dockerfile, Instruction, Item, ItemKind, Stage};
+pub use syntax::{Comments, Dockerfile, Instruction, Item, ItemKind, Stage};

@@ -2,20 +2,26 @@
 //!
 //! Source: "Build checks" in the Dockerfile reference.
 
+mod check;
 mod config;
+mod report;
 mod rule;
+mod whole;
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+pub use check::{Checked, check};
 pub(crate) use config::Config;
+pub use report::Report;
 pub(crate) use rule::*;
 pub use rule::{RULES, Rule};
+pub(crate) use whole::findings;
 
 use crate::instruction::Kind;
 use crate::source::Lines;
-use crate::syntax::{Finding, Instruction};
+use crate::syntax::{Comments, Finding, Instruction};
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -51,7 +57,7 @@ impl Linter {
         &mut self,
         rule: &Rule,
         lines: Lines,
-        comments: &[String],
+        comments: &Comments,
         message: impl FnOnce() -> String,
     ) {
         if self.config.lets(rule, comments) {
@@ -59,7 +65,7 @@ impl Linter {
         }
     }
 
-    pub(crate) fn finding(&mut self, finding: &Finding, comments: &[String]) {
+    pub(crate) fn finding(&mut self, finding: &Finding, comments: &Comments) {
         if let Some(rule) = RULES.iter().find(|rule| rule.name == finding.warning.rule)
             && self.config.lets(rule, comments)
         {
@@ -119,7 +125,7 @@ pub(crate) fn syntax(instruction: &Instruction, index: usize, findings: &mut Vec
     }
 }
 
-fn described(add: &mut impl FnMut(&Rule, String), keyword: &str, names: &[&String], comments: &[String]) {
+fn described(add: &mut impl FnMut(&Rule, String), keyword: &str, names: &[&String], comments: &Comments) {
     let (Some(comment), Some(first)) = (comments.last(), names.first()) else { return };
     let word = comment.split(' ').next().unwrap_or("");
     if !names.iter().any(|name| *name == word) {

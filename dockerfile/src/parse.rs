@@ -12,7 +12,7 @@ use crate::limits::{MAX_DIAGNOSTICS, MAX_INSTRUCTIONS, MAX_LINE, MAX_SOURCE};
 use crate::lint;
 use crate::quote::quote;
 use crate::source::{Lines, Source, Span};
-use crate::syntax::{Dockerfile, Finding, Instruction, Item, ItemKind};
+use crate::syntax::{Comments, Dockerfile, Finding, Instruction, ItemKind, Items};
 
 impl Dockerfile {
     /// Parses a file.
@@ -28,35 +28,60 @@ impl Dockerfile {
     ///
     /// Everything that the parser finds wrong, in the order of the file.
     pub fn parse(bytes: &[u8]) -> Result<Self, Diagnostics> {
-        if bytes.len() > MAX_SOURCE {
-            let kind = ErrorKind::Limit { what: "the file", limit: MAX_SOURCE };
-            return Err(Diagnostic::request(kind).into());
-        }
-        if bytes.is_empty() {
-            return Err(Diagnostic::request(ErrorKind::EmptyFile).into());
-        }
-        let source = Source::new(bytes);
-        let mut parser = Parser::new(source.text());
-        parser.run();
-        let Parser { escape, directives, items, instructions, findings, mut errors, line, .. } = parser;
+        let Partial { file, errors, .. } = partial(bytes)?;
         if errors.is_empty() {
-            let end = Span::new(source.text().len(), source.text().len());
-            let missing = if instructions.is_empty() {
-                Some(ErrorKind::NoInstructions)
-            } else {
-                let stages = instructions.iter().any(|one| matches!(one.kind, Kind::From(_)));
-                (!stages).then_some(ErrorKind::NoStages)
-            };
-            if let Some(kind) = missing {
-                let hint = "a Dockerfile needs a FROM: `FROM scratch` or the name of an image".to_owned();
-                errors.push(Diagnostic::new(kind, end, Lines::new(line, line)).hint(hint));
-            }
+            return Ok(file);
         }
-        match Diagnostics::from_list(errors) {
-            Some(errors) => Err(errors),
-            None => Ok(Self { source, escape, directives, items, instructions, findings }),
+        let warnings = lint::findings(&file);
+        Err(Diagnostics::new(errors, warnings))
+    }
+}
+
+/// A file as far as it could be read.
+pub(crate) struct Partial {
+    /// What could be read.
+    pub(crate) file: Dockerfile,
+    /// Why the rest could not.
+    pub(crate) errors: Vec<Diagnostic>,
+    /// Whether the stages are not those of the text: a FROM could not be read, or the end.
+    pub(crate) lost_stage: bool,
+}
+
+/// Reads a file as far as it can be read.
+///
+/// # Errors
+///
+/// When nothing of it can be.
+pub(crate) fn partial(bytes: &[u8]) -> Result<Partial, Diagnostics> {
+    if bytes.len() > MAX_SOURCE {
+        let kind = ErrorKind::Limit { what: "the file", limit: MAX_SOURCE };
+        return Err(Diagnostic::request(kind).into());
+    }
+    if bytes.is_empty() {
+        return Err(Diagnostic::request(ErrorKind::EmptyFile).into());
+    }
+    let source = Source::new(bytes);
+    let mut parser = Parser::new(source.text());
+    parser.run();
+    let Parser { escape, directives, items, instructions, findings, mut errors, line, stopped, .. } = parser;
+    let mut lost_stage = parser.lost_stage || stopped;
+    if errors.is_empty() {
+        let end = Span::new(source.text().len(), source.text().len());
+        let missing = if instructions.is_empty() {
+            Some(ErrorKind::NoInstructions)
+        } else {
+            let stages = instructions.iter().any(|one| matches!(one.kind, Kind::From(_)));
+            (!stages).then_some(ErrorKind::NoStages)
+        };
+        if let Some(kind) = missing {
+            let hint = "a Dockerfile needs a FROM: `FROM scratch` or the name of an image".to_owned();
+            errors.push(Diagnostic::new(kind, end, Lines::new(line, line)).hint(hint));
+            lost_stage = true;
         }
     }
+    let file = Dockerfile { source, escape, directives, items, instructions, findings };
+    lost_stage |= file.stages().next().is_none();
+    Ok(Partial { file, errors, lost_stage })
 }
 
 impl std::str::FromStr for Dockerfile {
@@ -85,12 +110,14 @@ struct Parser<'a> {
     escape: char,
     reader: directive::Reader,
     directives: Vec<Directive>,
-    comments: Vec<String>,
-    items: Vec<Item>,
+    comments: Comments,
+    items: Items,
     instructions: Vec<Instruction>,
     findings: Vec<Finding>,
     errors: Vec<Diagnostic>,
     in_stage: bool,
+    /// Whether there was a FROM that could not be read.
+    lost_stage: bool,
     stopped: bool,
 }
 
@@ -103,12 +130,13 @@ impl<'a> Parser<'a> {
             escape: '\\',
             reader: directive::Reader::default(),
             directives: Vec::new(),
-            comments: Vec::new(),
-            items: Vec::new(),
+            comments: Comments::default(),
+            items: Items::default(),
             instructions: Vec::new(),
             findings: Vec::new(),
             errors: Vec::new(),
             in_stage: false,
+            lost_stage: false,
             stopped: false,
         }
     }
@@ -145,42 +173,41 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn item(&mut self, kind: ItemKind, start: usize) {
-        self.items.push(Item { kind, span: Span::new(start, self.pos) });
+    fn item(&mut self, kind: ItemKind) {
+        self.items.push(kind, self.pos);
     }
 
     fn run(&mut self) {
         while let Some(raw) = self.next_line() {
-            let start = self.pos - raw.len();
             let raw = if self.line == 1 { raw.strip_prefix('\u{feff}').unwrap_or(raw) } else { raw };
             let line = raw.trim_end_matches(['\r', '\n']).trim_start();
             if line.starts_with('#') {
-                self.comment(raw, line, start);
+                self.comment(raw, line);
                 continue;
             }
             // Ends the block of directives.
             drop(self.reader.line(line));
             let (first, continues) = continuation(line, self.escape);
             if !continues && first.is_empty() {
-                self.item(ItemKind::Blank, start);
+                self.item(ItemKind::Blank);
                 continue;
             }
-            self.instruction(raw, first, continues, start);
+            self.instruction(raw, first, continues);
         }
     }
 
-    fn comment(&mut self, raw: &str, line: &str, start: usize) {
+    fn comment(&mut self, raw: &str, line: &str) {
         // The reference cuts the first byte, whatever it is.
         let text = raw.get(1..).unwrap_or(raw).trim();
         if text.is_empty() {
             self.comments.clear();
         } else {
-            self.comments.push(text.to_owned());
+            self.comments.push(text);
         }
         let span = Span::new(self.pos - raw.len(), self.pos - raw.len() + raw.trim_end().len());
         let lines = Lines::new(self.line, self.line);
         match self.reader.line(line) {
-            Ok(None) => self.item(ItemKind::Comment, start),
+            Ok(None) => self.item(ItemKind::Comment),
             Ok(Some((name, value))) => {
                 self.comments.pop();
                 if name == "escape" {
@@ -193,14 +220,14 @@ impl<'a> Parser<'a> {
                         }
                     }
                 }
-                self.item(ItemKind::Directive(self.directives.len()), start);
+                self.item(ItemKind::Directive(self.directives.len()));
                 self.directives.push(Directive { name, value, span, line: self.line });
             }
             Err(text) => self.fail(Diagnostic::new(ErrorKind::Directive(text), span, lines)),
         }
     }
 
-    fn instruction(&mut self, raw: &'a str, first: &'a str, mut continues: bool, start: usize) {
+    fn instruction(&mut self, raw: &'a str, first: &'a str, mut continues: bool) {
         let first_line = self.line;
         let begin = self.pos - raw.len() + (raw.len() - raw.trim_start().len());
         let mut text = Cow::Borrowed(first);
@@ -243,7 +270,7 @@ impl<'a> Parser<'a> {
             comments: &comments,
             escape: self.escape,
         };
-        self.item(ItemKind::Instruction(self.instructions.len()), start);
+        self.item(ItemKind::Instruction(self.instructions.len()));
         if self.instructions.len() >= MAX_INSTRUCTIONS {
             let kind = ErrorKind::Limit { what: "the number of instructions", limit: MAX_INSTRUCTIONS };
             self.fail(Diagnostic::new(kind, span, lines));
@@ -257,7 +284,9 @@ impl<'a> Parser<'a> {
                     _ => span,
                 };
                 self.fail(Diagnostic::new(kind, at, lines).hint(hint));
-                self.in_stage |= instruction::keyword(command.keyword) == Some("FROM");
+                let stage = instruction::keyword(command.keyword) == Some("FROM");
+                self.in_stage |= stage;
+                self.lost_stage |= stage;
             }
             Ok(kind) => {
                 self.in_stage |= matches!(kind, Kind::From(_));

@@ -28,6 +28,7 @@ pub use run::{CacheOwner, Device, Exec, Mount, MountKind, Network, Security, Sha
 pub use stage::{Base, HistoryEntry, PlanStage};
 
 use crate::lint::Warning;
+use crate::outline::Outline;
 
 /// A compiled build for one target and one platform.
 #[derive(Clone, Debug, Serialize)]
@@ -45,6 +46,9 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// What `SOURCE_DATE_EPOCH` asks for, when the file or the build arguments set it.
     pub epoch: Option<Epoch>,
+    /// What a build of the target may be given, when [`Options::outline`](crate::Options::outline) asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outline: Option<Outline>,
 }
 
 /// The meaning of `SOURCE_DATE_EPOCH`.
@@ -127,8 +131,10 @@ pub struct Step {
 #[serde(tag = "op", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Op {
-    /// The root file system of an image.
+    /// The root file system of an image of a registry.
     Image(ImageSource),
+    /// The root file system of an image in an OCI layout of the caller.
+    Layout(LayoutSource),
     /// The build context, or a named context that is a directory.
     Context(ContextSource),
     /// One file fetched by HTTP.
@@ -146,6 +152,20 @@ pub enum Op {
 #[non_exhaustive]
 pub struct ImageSource {
     /// The normalised reference, with a tag or digest.
+    pub reference: Reference,
+    /// For which platform.
+    pub platform: Platform,
+    /// The manifest's digest, when the caller gave one with the config.
+    pub digest: Option<Digest>,
+}
+
+/// An image in an OCI layout that the caller has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LayoutSource {
+    /// The caller's name for the layout.
+    pub store: String,
+    /// The context's name with the digest of the manifest or index in the layout.
     pub reference: Reference,
     /// For which platform.
     pub platform: Platform,

@@ -1,5 +1,12 @@
 //! A parsed file: every byte of it, and what the bytes mean.
 
+mod comments;
+mod item;
+
+pub use comments::Comments;
+pub(crate) use item::Items;
+pub use item::{Item, ItemKind};
+
 use crate::directive::Directive;
 use crate::heredoc::Heredoc;
 use crate::instruction::{From, Kind};
@@ -15,7 +22,7 @@ pub struct Dockerfile {
     pub(crate) source: Source,
     pub(crate) escape: char,
     pub(crate) directives: Vec<Directive>,
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Items,
     pub(crate) instructions: Vec<Instruction>,
     /// Findings of the parser, before any `# check=` is applied.
     pub(crate) findings: Vec<Finding>,
@@ -27,29 +34,6 @@ pub(crate) struct Finding {
     pub(crate) warning: Warning,
     /// Index of the instruction whose comments apply; none when no comment does.
     pub(crate) instruction: Option<usize>,
-}
-
-/// A piece of the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// What it is.
-    pub kind: ItemKind,
-    /// Where it is, with the end of its last line.
-    pub span: Span,
-}
-
-/// What a piece of the source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ItemKind {
-    /// A parser directive: its index in [`Dockerfile::directives`].
-    Directive(usize),
-    /// A comment line.
-    Comment,
-    /// A line of blanks.
-    Blank,
-    /// An instruction with its continuation lines and heredocs: its index in [`Dockerfile::instructions`].
-    Instruction(usize),
 }
 
 /// One instruction.
@@ -64,8 +48,8 @@ pub struct Instruction {
     pub flags: Vec<String>,
     /// The line that the physical lines make together, without heredocs.
     pub text: String,
-    /// Comments above it, without `#`.
-    pub comments: Vec<String>,
+    /// Comments above it, back to the last line that is blank behind its `#`.
+    pub comments: Comments,
     /// Its bytes, without the end of its last line.
     pub span: Span,
     /// Its physical lines, heredocs included.
@@ -111,8 +95,8 @@ impl Dockerfile {
     }
 
     /// The pieces of the source; together they are all of it.
-    pub fn items(&self) -> &[Item] {
-        &self.items
+    pub fn items(&self) -> impl Iterator<Item = Item> {
+        self.items.iter()
     }
 
     /// Instructions before the first FROM: global ARGs.

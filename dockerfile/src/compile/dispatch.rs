@@ -9,9 +9,9 @@ use image_core::{ContainerConfig, Healthcheck};
 use super::node::{Node, Seen, Task};
 use super::{Refusal, Work};
 use crate::error::{Diagnostic, ErrorKind};
-use crate::expand::{Expander, Variables};
+use crate::expand::{ExpandError, Expander, Variables};
 use crate::instruction::{Arg, Command, Health, Kind, Pair};
-use crate::limits::{MAX_DIAGNOSTICS, MAX_PLAN_TEXT};
+use crate::limits::MAX_PLAN_TEXT;
 use crate::plan::{FileAction, Files, HistoryEntry, Input, Mkdir, Op, Owner, StepIndex};
 use crate::quote::{duration, quote, quote_list};
 use crate::{Origin, lint, path, suggest};
@@ -32,7 +32,7 @@ impl<'a> Work<'a> {
             node.dispatched = true;
             self.working = index;
             if let Err((kind, hint)) = self.stage(&mut node) {
-                self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
+                self.fail(Diagnostic::new(kind, node.span, node.lines).hint(hint));
             }
             self.nodes.put(index, node);
         }
@@ -59,11 +59,12 @@ impl<'a> Work<'a> {
             self.steps.name(node.root, name, node.ordinal, node.total);
         }
         for task in std::mem::take(&mut node.tasks) {
+            self.guessed = false;
             if let Err((kind, hint)) = self.instruction(node, &task)
-                && self.errors.len() < MAX_DIAGNOSTICS
+                && !self.guessed
             {
                 let at = &task.instruction;
-                self.errors.push(Diagnostic::new(kind, at.span, at.lines).hint(hint));
+                self.fail(Diagnostic::new(kind, at.span, at.lines).hint(hint));
             }
             node.tasks.push(task);
         }
@@ -79,9 +80,12 @@ impl<'a> Work<'a> {
                 let mut text = String::from("ENV");
                 for (name, value) in pairs {
                     self.lint_secret(task, "ENV", &name);
+                    if self.guessed {
+                        continue;
+                    }
                     push_all(&mut text, &[" ", &name, "=", &value]);
                     node.env.set(name.as_str(), value.as_str(), Origin::Env);
-                    set_env(&mut Arc::make_mut(&mut node.config).env, &name, &value);
+                    set_env(node, &name, &value);
                 }
                 self.commit(node, task, text, None)?;
             }
@@ -181,7 +185,11 @@ impl<'a> Work<'a> {
             };
             text.push(' ');
             text.push_str(&arg.name);
-            if let Some(found) = &found {
+            if let Some(capture) = &mut node.capture {
+                let given = self.build_args.contains_key(&arg.name) || arg.default.is_some();
+                capture.arg(arg, found.as_deref(), !given && found.is_some(), task.instruction.lines);
+            }
+            if let Some(found) = found.as_ref().filter(|_| !self.guessed) {
                 text.push('=');
                 text.push_str(found);
                 if !matches!(arg.name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE") {
@@ -203,7 +211,7 @@ impl<'a> Work<'a> {
 
     fn workdir(&mut self, node: &mut Node<'a>, task: &Task<'a>, written: &str) -> Result<(), Refusal> {
         let dir = self.expand(node, task, written)?;
-        if !node.workdir_set && !path::is_absolute(&dir, node.os()) {
+        if !node.workdir_set && !self.guessed && !path::is_absolute(&dir, node.os()) {
             self.lint(task, &lint::WORKDIR_RELATIVE_PATH, || {
                 format!(
                     "Relative workdir {} can have unexpected results if the base image changes",
@@ -250,7 +258,7 @@ impl<'a> Work<'a> {
     }
 
     fn command(&mut self, node: &Node<'a>, task: &Task<'a>, command: &Command) -> Vec<String> {
-        if matches!(command, Command::Shell(_)) && node.config.shell.is_empty() {
+        if matches!(command, Command::Shell(_)) && node.config.shell.is_empty() && !node.unsure {
             let word = &task.instruction.keyword;
             self.lint(task, &lint::JSON_ARGS_RECOMMENDED, || {
                 format!("JSON arguments recommended for {word} to prevent unintended behavior related to OS signals")
@@ -283,10 +291,17 @@ impl<'a> Work<'a> {
         task: &Task<'a>,
         word: &str,
     ) -> Result<String, Refusal> {
-        let found = rules
-            .word_within(word, &node.env, &self.budget)
-            .map_err(|cause| (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None))?;
+        let found = rules.word_within(word, &node.env, &self.budget).map_err(|cause| {
+            // The others are wrong whatever the variables are.
+            let by_value = matches!(cause, ExpandError::Required { .. } | ExpandError::InvalidPattern { .. });
+            self.guessed |= node.unsure && by_value;
+            (ErrorKind::Expand { word: quote(word), cause: Box::new(cause) }, None)
+        })?;
         self.spend(found.text.len())?;
+        if node.unsure {
+            self.guessed |= !found.unmatched.is_empty();
+            return Ok(found.text.into_owned());
+        }
         for name in &found.unmatched {
             if node.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
                 continue;
@@ -441,16 +456,32 @@ fn set_dir(node: &mut Node<'_>, dir: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
-    let mut entry = String::new();
+/// Most entries among which a name is looked for one by one.
+const FEW: usize = 48;
+
+/// Sets a variable of the image's config, in its place when it is there.
+fn set_env(node: &mut Node<'_>, name: &str, value: &str) {
+    let mut entry = String::with_capacity(name.len() + value.len() + 1);
     push_all(&mut entry, &[name, "=", value]);
-    match env
-        .iter_mut()
-        .find(|known| known.strip_prefix(name).is_some_and(|tail| tail.is_empty() || tail.starts_with('=')))
-    {
+    let env = &mut Arc::make_mut(&mut node.config).env;
+    let place = if env.len() < FEW {
+        env.iter().position(|known| name_of(known) == name)
+    } else {
+        // The first of a name is the one that counts.
+        for (place, known) in env.iter().enumerate().skip(node.env_indexed) {
+            node.env_places.entry(name_of(known).to_owned()).or_insert(place);
+        }
+        node.env_indexed = env.len();
+        node.env_places.get(name).copied()
+    };
+    match place.and_then(|place| env.get_mut(place)) {
         Some(known) => *known = entry,
         None => env.push(entry),
     }
+}
+
+fn name_of(entry: &str) -> &str {
+    entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
 fn healthcheck(health: &Health) -> (Healthcheck, String) {

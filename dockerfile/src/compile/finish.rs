@@ -20,6 +20,7 @@ pub(super) struct Steps {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum SourceKey {
     Image(Box<(Reference, Platform)>),
+    Layout(Box<(String, Reference, Platform)>),
     Context(Option<String>),
     Other(String),
 }
@@ -47,6 +48,11 @@ impl Steps {
     pub(super) fn source(&mut self, op: Op, span: Span, lines: Lines) -> StepIndex {
         let key = match &op {
             Op::Image(image) => SourceKey::Image(Box::new((image.reference.clone(), image.platform.clone()))),
+            Op::Layout(layout) => SourceKey::Layout(Box::new((
+                layout.store.clone(),
+                layout.reference.clone(),
+                layout.platform.clone(),
+            ))),
             Op::Http(http) => SourceKey::Other(format!("{http:?}")),
             Op::Git(git) => SourceKey::Other(format!("{git:?}")),
             Op::Context(context) => SourceKey::Context(context.name.clone()),
@@ -57,6 +63,7 @@ impl Steps {
         }
         let name = match &op {
             Op::Image(image) => image.reference.canonical(),
+            Op::Layout(layout) => layout.reference.canonical(),
             Op::Http(http) => http.url.clone(),
             Op::Git(git) => git.remote.clone(),
             _ => "load build context".to_owned(),
@@ -87,6 +94,7 @@ impl Steps {
 impl Work<'_> {
     /// The plan: what the target needs of all that was compiled.
     pub(super) fn plan(mut self, needed: &[bool]) -> Plan {
+        let outline = self.outline();
         let target = self.target;
         let steps = std::mem::take(&mut self.steps.all);
         let mut keep = vec![false; steps.len()];
@@ -196,6 +204,7 @@ impl Work<'_> {
             target: stage_at(target).unwrap_or(0),
             warnings: std::mem::take(&mut self.linter.warnings),
             epoch: self.epoch.take(),
+            outline,
         }
     }
 }

@@ -1,70 +1,23 @@
 //! What holds before the first stage: global ARGs, platform arguments, and the FROM lines that use them.
 
-use std::collections::BTreeSet;
-
 use image_core::{Platform, Reference};
 
 use super::Work;
 use super::node::Node;
 use crate::Env;
 use crate::Origin;
-use crate::error::{Diagnostic, Diagnostics, ErrorKind};
+use crate::error::{Diagnostic, ErrorKind};
 use crate::expand::{Found, Variables};
 use crate::instruction::Kind;
 use crate::lint;
 use crate::plan::Epoch;
 use crate::quote::quote;
 use crate::suggest;
-use crate::syntax::{Instruction, Stage};
+use crate::syntax::{Comments, Instruction, Stage};
 
 impl<'a> Work<'a> {
-    /// The rules that look at the file as a whole.
-    pub(super) fn lint_file(&mut self) {
-        for finding in &self.file.findings {
-            let instruction = finding.instruction.and_then(|index| self.file.instructions.get(index));
-            self.linter.finding(finding, instruction.map_or(&[], |one| &one.comments));
-        }
-        let mut names = BTreeSet::new();
-        for stage in self.file.stages() {
-            let Some(name) = &stage.from.name else { continue };
-            if matches!(name.as_str(), "scratch" | "context") {
-                self.linter.report(&lint::RESERVED_STAGE_NAME, stage.instruction.lines, &[], || {
-                    format!("Stage name should not use the same name as reserved stage {}", quote(name))
-                });
-            }
-            if !names.insert(name) {
-                self.linter.report(&lint::DUPLICATE_STAGE_NAME, stage.instruction.lines, &[], || {
-                    format!("Duplicate stage name {}, stage names should be unique", quote(name))
-                });
-            }
-        }
-        self.lint_casing();
-    }
-
-    fn lint_casing(&mut self) {
-        let is_lower = |word: &str| !word.bytes().any(|byte| byte.is_ascii_uppercase());
-        let is_upper = |word: &str| !word.bytes().any(|byte| byte.is_ascii_lowercase());
-        let skip = self.file.globals().len();
-        let instructions = self.file.instructions.get(skip..).unwrap_or(&[]);
-        let (mut lower, mut upper) = (0, 0);
-        for instruction in instructions {
-            lower += usize::from(is_lower(&instruction.keyword));
-            upper += usize::from(is_upper(&instruction.keyword) && !is_lower(&instruction.keyword));
-        }
-        for instruction in instructions {
-            let word = &instruction.keyword;
-            let (fits, want) =
-                if lower > upper { (is_lower(word), "lowercase") } else { (is_upper(word), "uppercase") };
-            if !fits {
-                self.linter.report(&lint::CONSISTENT_INSTRUCTION_CASING, instruction.lines, &[], || {
-                    format!("Command '{word}' should match the case of the command majority ({want})")
-                });
-            }
-        }
-    }
-
     /// Values of the platform arguments and the global ARGs.
-    pub(super) fn prepare_globals(&mut self) -> Result<(), Diagnostics> {
+    pub(super) fn prepare_globals(&mut self) -> Result<(), Diagnostic> {
         let build = &self.options.build_platform;
         let target = self.options.platform.as_ref().unwrap_or(build);
         let last = self.file.stages().last().and_then(|stage| stage.from.name.clone());
@@ -94,10 +47,11 @@ impl<'a> Work<'a> {
         self.prepare_epoch()
     }
 
-    fn global_args(&mut self, mut args: Env, with_build_args: bool) -> Result<Env, Diagnostics> {
+    fn global_args(&mut self, mut args: Env, with_build_args: bool) -> Result<Env, Diagnostic> {
         for instruction in self.file.globals() {
             let Kind::Arg(list) = &instruction.kind else { continue };
             for arg in list {
+                let mut deps = Vec::new();
                 let given = if with_build_args { self.options.build_args.get(&arg.name) } else { None };
                 let value = match (given, &arg.default) {
                     (Some(given), _) => Some(given.clone()),
@@ -108,9 +62,13 @@ impl<'a> Work<'a> {
                                 let kind = ErrorKind::Expand { word: quote(default), cause: Box::new(cause) };
                                 Diagnostic::new(kind, instruction.span, instruction.lines)
                             })?;
+                        deps = value.matched;
                         Some(value.text.into_owned())
                     }
                 };
+                if with_build_args && let Some(capture) = &mut self.capture {
+                    capture.global(arg, value.as_deref(), &deps, instruction.lines);
+                }
                 if let Some(value) = value {
                     self.spend(value.len()).map_err(|(kind, _)| at(kind, instruction))?;
                     args.set(arg.name.as_str(), value, Origin::Arg);
@@ -130,17 +88,22 @@ impl<'a> Work<'a> {
                 return;
             };
             if Reference::parse(&name.text).is_err() {
-                self.linter.report(&lint::INVALID_DEFAULT_ARG_IN_FROM, stage.instruction.lines, &[], || {
-                    format!(
-                        "Default value for ARG {} results in empty or invalid base image name",
-                        stage.from.base
-                    )
-                });
+                self.linter.report(
+                    &lint::INVALID_DEFAULT_ARG_IN_FROM,
+                    stage.instruction.lines,
+                    &Comments::NONE,
+                    || {
+                        format!(
+                            "Default value for ARG {} results in empty or invalid base image name",
+                            stage.from.base
+                        )
+                    },
+                );
             }
         }
     }
 
-    fn prepare_epoch(&mut self) -> Result<(), Diagnostics> {
+    fn prepare_epoch(&mut self) -> Result<(), Diagnostic> {
         const NAME: &str = "SOURCE_DATE_EPOCH";
         let given = self.build_args.get(NAME).cloned();
         let Some(value) =
@@ -162,9 +125,8 @@ impl<'a> Work<'a> {
                     stage.from.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&value))
                 });
                 let Some(stage) = stage else {
-                    return Err(
-                        Diagnostic::request(ErrorKind::Value(format!("invalid {NAME}: {value}"))).into()
-                    );
+                    let text = format!("invalid {NAME}: {value}");
+                    return Err(Diagnostic::request(ErrorKind::Value(text)));
                 };
                 check_epoch_stage(stage)?;
                 Some(Epoch::Stage(stage.number))
@@ -195,22 +157,16 @@ impl<'a> Work<'a> {
     }
 
     /// Makes a node of every stage.
-    pub(super) fn add_stages(&mut self) -> Result<(), Diagnostics> {
+    pub(super) fn add_stages(&mut self) {
         for stage in self.file.stages() {
-            match self.stage_node(stage) {
-                Ok(node) => {
-                    self.nodes.add(node);
-                }
-                Err(error) => {
-                    self.errors.push(error);
-                    // Keeps the numbers of the other stages right.
-                    self.nodes.add(Node { stage: Some(stage), ..Node::default() });
-                }
-            }
-        }
-        match Diagnostics::from_list(std::mem::take(&mut self.errors)) {
-            Some(errors) => Err(errors),
-            None => Ok(()),
+            let node = self.stage_node(stage).unwrap_or_else(|error| {
+                self.fail(error);
+                // Keeps the numbers of the other stages right.
+                let (span, lines) = (stage.instruction.span, stage.instruction.lines);
+                Node { stage: Some(stage), span, lines, ..Node::default() }
+            });
+            let index = self.nodes.add(node);
+            self.capture_stage(index);
         }
     }
 
@@ -222,13 +178,14 @@ impl<'a> Work<'a> {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&base, instruction);
+        let mut used = base.matched.clone();
         if base.text.is_empty() {
             let hint = self.global_hint(&base).unwrap_or_else(|| "give the ARG a default value".to_owned());
             return Err(at(ErrorKind::BlankBase(written.clone()), instruction).hint(hint));
         }
         let platform = match &stage.from.platform {
             None => None,
-            Some(written) => Some(self.stage_platform(stage, written)?),
+            Some(written) => Some(self.stage_platform(stage, written, &mut used)?),
         };
         let base_name = base.text.into_owned();
         let mut node = Node {
@@ -244,6 +201,8 @@ impl<'a> Work<'a> {
         {
             node.context_name = key;
             node.context = Some(context);
+        } else if self.capture.is_some() {
+            node.used = used.into_iter().map(str::to_owned).collect();
         }
         node.total = u32::from(base_name != "scratch" && self.nodes.find_exact(&base_name).is_none());
         let works = |one: &&Instruction| {
@@ -261,13 +220,19 @@ impl<'a> Work<'a> {
         Ok(node)
     }
 
-    fn stage_platform(&mut self, stage: Stage<'a>, written: &str) -> Result<Platform, Diagnostic> {
+    fn stage_platform(
+        &mut self,
+        stage: Stage<'a>,
+        written: &'a str,
+        used: &mut Vec<&'a str>,
+    ) -> Result<Platform, Diagnostic> {
         let instruction = stage.instruction;
         let globals = self.globals.clone();
         let found = self.expander.word_within(written, &globals, &self.budget).map_err(|cause| {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&found, instruction);
+        used.extend(&found.matched);
         let comments = &instruction.comments;
         if found.unmatched.is_empty()
             && found.matched.len() == 1

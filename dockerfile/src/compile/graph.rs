@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::node::{Node, Task};
 use super::{Refusal, Work};
-use crate::error::{Diagnostic, Diagnostics, ErrorKind};
+use crate::error::{Diagnostic, ErrorKind};
 use crate::instruction::{Kind, MountSpec};
 use crate::quote::quote;
 use crate::suggest;
@@ -121,25 +121,24 @@ impl<'a> Graph<'a> {
 
 impl<'a> Work<'a> {
     /// The node that is asked for.
-    pub(super) fn find_target(&mut self) -> Result<usize, Diagnostics> {
+    pub(super) fn find_target(&mut self) -> Result<usize, Diagnostic> {
         let Some(name) = &self.options.target else { return Ok(self.nodes.all.len().saturating_sub(1)) };
         self.nodes.find(name).ok_or_else(|| {
             let hint =
                 suggest::nearest(name, self.nodes.titles()).map(|hint| format!("did you mean {hint}?"));
-            Diagnostic::request(ErrorKind::UnknownTarget(quote(name))).hint(hint).into()
+            Diagnostic::request(ErrorKind::UnknownTarget(quote(name))).hint(hint)
         })
     }
 
     /// Gives every stage its tasks and their sources.
-    pub(super) fn link(&mut self) -> Result<(), Diagnostics> {
+    pub(super) fn link(&mut self) {
         for index in 0..self.nodes.all.len() {
             let Some(stage) = self.nodes.get(index).and_then(|node| node.stage) else { continue };
             for instruction in stage.body {
                 match self.task(Cow::Borrowed(instruction), false) {
                     Ok(task) => self.add_task(index, task),
                     Err((kind, hint)) => {
-                        self.errors
-                            .push(Diagnostic::new(kind, instruction.span, instruction.lines).hint(hint));
+                        self.fail(Diagnostic::new(kind, instruction.span, instruction.lines).hint(hint));
                     }
                 }
             }
@@ -148,15 +147,13 @@ impl<'a> Work<'a> {
             && let Some(node) = self.nodes.get(index)
         {
             let kind = ErrorKind::Circular(node.title.clone());
-            self.errors.push(Diagnostic::new(kind, node.span, node.lines));
-        }
-        if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
-            return Err(errors);
+            let (span, lines) = (node.span, node.lines);
+            self.fail(Diagnostic::new(kind, span, lines));
+            self.lost = true;
         }
         if let [Some(only)] = self.nodes.all.as_mut_slice() {
             only.title.clear();
         }
-        Ok(())
     }
 
     pub(super) fn add_task(&mut self, index: usize, task: Task<'a>) {

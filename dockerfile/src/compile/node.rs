@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use image_core::{ContainerConfig, ImageConfig, Platform, Reference};
 
-use super::request::NamedContext;
+use super::context::NamedContext;
 use crate::Env;
 use crate::plan::{Base, HistoryEntry, Input};
 use crate::source::{Lines, Span};
@@ -70,12 +70,20 @@ pub(super) struct Node<'a> {
     pub(super) args: Arc<Vec<(String, Option<String>)>>,
     /// Where in `args` each name is.
     pub(super) arg_places: Arc<std::collections::BTreeMap<String, usize>>,
+    /// Where in the config's variables each name is, as far as they were looked at; only when there are many.
+    pub(super) env_places: std::collections::HashMap<String, usize>,
+    pub(super) env_indexed: usize,
     pub(super) workdir_set: bool,
     pub(super) cmd: Seen,
     pub(super) entrypoint: Seen,
     pub(super) health: Seen,
     pub(super) history: Vec<HistoryEntry>,
     pub(super) ignore_cache: bool,
+    /// Whether it is not known what it is built from.
+    pub(super) unsure: bool,
+    /// Global ARGs that its FROM uses; only when the outline is asked for.
+    pub(super) used: Vec<String>,
+    pub(super) capture: Option<Box<super::capture::Capture>>,
 }
 
 impl Node<'_> {
@@ -108,6 +116,7 @@ impl Node<'_> {
         self.dir.clone_from(&base.dir);
         self.user.clone_from(&base.user);
         self.workdir_set = base.workdir_set;
+        self.unsure |= base.unsure;
         self.args = Arc::clone(&base.args);
         self.arg_places = Arc::clone(&base.arg_places);
     }

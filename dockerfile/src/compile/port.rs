@@ -24,6 +24,7 @@ impl<'a> Work<'a> {
     ) -> Result<Vec<String>, Refusal> {
         let mut ports = Vec::new();
         for word in words {
+            self.guessed |= node.unsure && word.contains('$');
             let list = self
                 .expander
                 .words_within(word, &node.env, &self.budget)
@@ -55,12 +56,12 @@ impl<'a> Work<'a> {
         if !matches!(lower.as_str(), "tcp" | "udp" | "sctp") {
             return Err(value(format!("invalid port: {}: invalid proto: {protocol}", quote(raw))));
         }
-        if protocol != lower {
+        if protocol != lower && !self.guessed {
             self.lint(task, &lint::EXPOSE_PROTO_CASING, || {
                 format!("Defined protocol '{raw}' in EXPOSE instruction should be lowercase")
             });
         }
-        if !ip.is_empty() || !host.is_empty() {
+        if (!ip.is_empty() || !host.is_empty()) && !self.guessed {
             self.lint(task, &lint::EXPOSE_INVALID_FORMAT, || {
                 format!(
                     "EXPOSE instruction should not define an IP address or host-port mapping, found '{raw}'"

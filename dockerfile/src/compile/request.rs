@@ -7,6 +7,7 @@ use std::sync::Arc;
 use image_core::{Digest, ImageConfig, Platform, Reference};
 use serde::Serialize;
 
+use super::context::NamedContext;
 use crate::plan::Network;
 
 /// Everything about a build that is not in the file.
@@ -45,18 +46,8 @@ pub struct Options {
     pub all_stages: bool,
     /// Print the platform in the names of steps.
     pub multi_platform: bool,
-}
-
-/// What a named context is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NamedContext {
-    /// An image.
-    Image(Reference),
-    /// A directory that the caller has under this name.
-    Directory,
-    /// A git repository, in any form that ADD takes.
-    Git(String),
+    /// Also say what a build of the target may be given: [`crate::Plan::outline`].
+    pub outline: bool,
 }
 
 /// Stages that are built without the cache.
@@ -91,17 +82,22 @@ impl Options {
             check: None,
             all_stages: false,
             multi_platform: false,
+            outline: false,
         }
     }
 }
 
 /// An image whose config the compiler needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[non_exhaustive]
 pub struct ImageRequest {
     /// The normalised reference, with a tag or digest.
     pub reference: Reference,
     /// For which platform.
     pub platform: Platform,
+    /// The OCI layout that holds it, as [`NamedContext::OciLayout`] names it; none for an image of a registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
 /// What is known of an image.

@@ -3,20 +3,23 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use image_core::{ContainerConfig, ImageConfig, Platform, Reference};
+use image_core::{ContainerConfig, Digest, ImageConfig, Platform, Reference};
 
+use super::context::NamedContext;
 use super::node::Node;
-use super::request::{ImageRequest, Images, NamedContext};
-use super::{Refusal, Work};
+use super::request::{ImageRequest, Images};
+use super::{Refusal, Resolved, Work};
 use crate::Origin;
-use crate::error::{Diagnostic, Diagnostics, ErrorKind};
+use crate::error::{Diagnostic, ErrorKind};
 use crate::instruction::Kind;
 use crate::limits::MAX_ONBUILD_ROUNDS;
 use crate::lint;
 use crate::parse;
-use crate::plan::{Base, ContextSource, ImageSource, Input, Op};
+use crate::plan::{Base, ContextSource, HttpSource, ImageSource, Input, LayoutSource, Op};
 use crate::quote::quote;
+use crate::source::{Lines, Span};
 use crate::suggest;
+use crate::syntax::Comments;
 
 /// `PATH` when the image has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,10 +31,7 @@ impl<'a> Work<'a> {
     }
 
     /// Resolves the bases of all nodes: which are needed, or the images that must be known first.
-    pub(super) fn resolve(
-        &mut self,
-        images: &Images,
-    ) -> Result<Result<Vec<bool>, Vec<ImageRequest>>, Diagnostics> {
+    pub(super) fn resolve(&mut self, images: &Images) -> Resolved {
         for _ in 0..MAX_ONBUILD_ROUNDS {
             let needed = self.nodes.reachable(self.target);
             let mut missing: Vec<ImageRequest> = Vec::new();
@@ -50,7 +50,8 @@ impl<'a> Work<'a> {
                             }
                         }
                         Err((kind, hint)) => {
-                            self.errors.push(Diagnostic::new(kind, node.span, node.lines).hint(hint));
+                            node.resolved = false;
+                            self.fail(Diagnostic::new(kind, node.span, node.lines).hint(hint));
                         }
                     }
                     // One that only a trigger will need is resolved in a later round.
@@ -60,21 +61,24 @@ impl<'a> Work<'a> {
                 }
                 self.nodes.put(index, node);
             }
-            if let Some(errors) = Diagnostics::from_list(std::mem::take(&mut self.errors)) {
-                return Err(errors);
+            if !self.errors.is_empty() {
+                return Resolved::Failed;
             }
             if !missing.is_empty() {
-                return Ok(Err(missing));
+                return Resolved::Missing(missing);
             }
-            if !self.add_triggers(&needed)? {
-                return Ok(Ok(needed));
+            match self.add_triggers(&needed) {
+                Ok(true) => {}
+                Ok(false) => return Resolved::Needed(needed),
+                Err(error) => {
+                    self.fail(error);
+                    return Resolved::Failed;
+                }
             }
         }
-        Err(Diagnostic::request(ErrorKind::Limit {
-            what: "the rounds of ONBUILD",
-            limit: MAX_ONBUILD_ROUNDS,
-        })
-        .into())
+        let kind = ErrorKind::Limit { what: "the rounds of ONBUILD", limit: MAX_ONBUILD_ROUNDS };
+        self.fail(Diagnostic::request(kind));
+        Resolved::Failed
     }
 
     fn resolve_base(
@@ -102,7 +106,7 @@ impl<'a> Work<'a> {
             return self.use_context(node, &name, &context, images);
         }
         if let Some(reference) = node.reference.clone() {
-            return self.use_image(node, reference, needed, images);
+            return self.use_image(node, reference, None, needed, images);
         }
         let reference = Reference::parse(&node.base_name)
             .map_err(|cause| {
@@ -112,13 +116,14 @@ impl<'a> Work<'a> {
                 (ErrorKind::BaseName { name: quote(&node.base_name), cause: Box::new(cause) }, hint)
             })?
             .with_default_tag();
-        self.use_image(node, reference, needed, images)
+        self.use_image(node, reference, None, needed, images)
     }
 
     fn use_image(
         &mut self,
         node: &mut Node<'a>,
         reference: Reference,
+        layout: Option<&str>,
         needed: bool,
         images: &Images,
     ) -> Result<Option<ImageRequest>, Refusal> {
@@ -128,7 +133,11 @@ impl<'a> Work<'a> {
             node.platform = Some(platform);
             return Ok(None);
         }
-        let request = ImageRequest { reference: reference.clone(), platform: platform.clone() };
+        let request = ImageRequest {
+            reference: reference.clone(),
+            platform: platform.clone(),
+            layout: layout.map(str::to_owned),
+        };
         let Some(known) = images.image(&request) else { return Ok(Some(request)) };
         self.saw_image = true;
         let image = &known.config;
@@ -140,11 +149,7 @@ impl<'a> Work<'a> {
         let has_layers =
             !image.rootfs.diff_ids.is_empty() || image.history.iter().any(|entry| !entry.empty_layer);
         let step = if has_layers {
-            let op = Op::Image(ImageSource {
-                reference: reference.clone(),
-                platform: platform.clone(),
-                digest: known.digest,
-            });
+            let op = source(layout, reference.clone(), platform.clone(), known.digest);
             let step = self.steps.source(op, node.span, node.lines);
             self.lint_base_platform(node, &platform, image);
             Some(step)
@@ -175,7 +180,7 @@ impl<'a> Work<'a> {
         if expected.os != image.os || expected.architecture != image.architecture {
             let actual = image.platform().normalised();
             let expected = expected.clone().normalised();
-            self.linter.report(&lint::INVALID_BASE_IMAGE_PLATFORM, node.lines, &[], || {
+            self.linter.report(&lint::INVALID_BASE_IMAGE_PLATFORM, node.lines, &Comments::NONE, || {
                 format!(
                     "Base image {} was pulled with platform {}, expected {} for current build",
                     node.base_name,
@@ -219,7 +224,26 @@ impl<'a> Work<'a> {
     ) -> Result<Option<ImageRequest>, Refusal> {
         let op = match context {
             NamedContext::Image(reference) => {
-                return self.use_image(node, reference.with_default_tag(), true, images);
+                return self.use_image(node, reference.with_default_tag(), None, true, images);
+            }
+            NamedContext::OciLayout { store, digest } => {
+                let named = |cause| {
+                    (ErrorKind::BaseName { name: quote(&node.base_name), cause: Box::new(cause) }, None)
+                };
+                let bare = name.split("::").next().unwrap_or(name);
+                let reference = Reference::parse(&format!("{bare}@{digest}")).map_err(named)?;
+                return self.use_image(node, reference, Some(store), true, images);
+            }
+            NamedContext::Scratch => {
+                let platform = node.platform.clone().unwrap_or_else(|| self.target_platform().clone());
+                empty_image(node, &platform);
+                node.platform = Some(platform);
+                node.plan_base = Some(Base::Scratch);
+                return Ok(None);
+            }
+            NamedContext::Http(url) => {
+                let (url, filename) = (url.clone(), "context".to_owned());
+                Op::Http(HttpSource { url, filename, checksum: None })
             }
             NamedContext::Directory => {
                 Op::Context(ContextSource { name: Some(name.to_owned()), paths: Vec::new() })
@@ -242,7 +266,7 @@ impl<'a> Work<'a> {
     }
 
     /// Puts the triggers of bases in front of the stages that use them; whether there are new dependencies.
-    fn add_triggers(&mut self, needed: &[bool]) -> Result<bool, Diagnostics> {
+    fn add_triggers(&mut self, needed: &[bool]) -> Result<bool, Diagnostic> {
         let mut new = false;
         for index in 0..needed.len() {
             if needed.get(index) != Some(&true) && !self.options.all_stages {
@@ -271,29 +295,39 @@ impl<'a> Work<'a> {
             let old = std::mem::take(&mut node.tasks);
             let (span, lines) = (node.span, node.lines);
             self.nodes.put(index, node);
-            for trigger in &triggers {
-                let wrong = |error: Diagnostic| Diagnostic::new(error.kind, span, lines).hint(error.hint);
-                let mut parsed = parse::trigger(trigger).map_err(wrong)?;
-                let (Some(mut instruction), None) = (parsed.pop(), parsed.pop()) else {
-                    let kind = ErrorKind::Value("onbuild trigger should be a single expression".to_owned());
-                    return Err(Diagnostic::new(kind, span, lines).into());
-                };
-                if let Kind::From(_) = instruction.kind {
-                    let kind = ErrorKind::Value("a trigger cannot be a FROM".to_owned());
-                    return Err(Diagnostic::new(kind, span, lines).into());
-                }
-                instruction.span = span;
-                instruction.lines = lines;
-                let task = self
-                    .task(Cow::Owned(instruction), true)
-                    .map_err(|(kind, hint)| Diagnostic::new(kind, span, lines).hint(hint))?;
-                new |= !task.sources.is_empty();
-                self.add_task(index, task);
-            }
+            let added = self.add_trigger_tasks(index, &triggers, span, lines);
             if let Some(node) = self.nodes.get_mut(index) {
                 node.total += u32::try_from(triggers.len()).unwrap_or(0);
                 node.tasks.extend(old);
             }
+            new |= added?;
+        }
+        Ok(new)
+    }
+
+    fn add_trigger_tasks(
+        &mut self,
+        index: usize,
+        triggers: &[String],
+        span: Span,
+        lines: Lines,
+    ) -> Result<bool, Diagnostic> {
+        let mut new = false;
+        let wrong = |kind, hint: Option<String>| Diagnostic::new(kind, span, lines).hint(hint);
+        for trigger in triggers {
+            let mut parsed = parse::trigger(trigger).map_err(|error| wrong(error.kind, error.hint))?;
+            let (Some(mut instruction), None) = (parsed.pop(), parsed.pop()) else {
+                let text = "onbuild trigger should be a single expression";
+                return Err(wrong(ErrorKind::Value(text.to_owned()), None));
+            };
+            if let Kind::From(_) = instruction.kind {
+                return Err(wrong(ErrorKind::Value("a trigger cannot be a FROM".to_owned()), None));
+            }
+            instruction.span = span;
+            instruction.lines = lines;
+            let task = self.task(Cow::Owned(instruction), true).map_err(|(kind, hint)| wrong(kind, hint))?;
+            new |= !task.sources.is_empty();
+            self.add_task(index, task);
         }
         Ok(new)
     }
@@ -304,8 +338,16 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The step of an image, from a registry or from a layout.
+fn source(layout: Option<&str>, reference: Reference, platform: Platform, digest: Option<Digest>) -> Op {
+    match layout {
+        None => Op::Image(ImageSource { reference, platform, digest }),
+        Some(store) => Op::Layout(LayoutSource { store: store.to_owned(), reference, platform, digest }),
+    }
+}
+
 /// What scratch says about itself.
-fn empty_image(node: &mut Node<'_>, platform: &Platform) {
+pub(super) fn empty_image(node: &mut Node<'_>, platform: &Platform) {
     let mut config = ContainerConfig::default();
     "/".clone_into(&mut config.working_dir);
     if platform.os != "windows" {

@@ -65,7 +65,24 @@ impl<'a> Work<'a> {
                 shown_env.get_or_insert_with(|| node.env.clone()).set(name.as_str(), "****", Origin::Arg);
             }
             let source = task.sources.get(index).copied();
+            let required = spec.required;
             let mount = self.mount(node, spec, source, sockets.len(), task)?;
+            if let Some(capture) = &mut node.capture {
+                let lines = task.instruction.lines;
+                match &mount.kind {
+                    MountKind::Secret { id, .. } => {
+                        capture.secrets.entry(id.clone()).or_insert((required, lines));
+                    }
+                    MountKind::Ssh { id, .. } => {
+                        let id = if id.is_empty() { "default" } else { id };
+                        capture.ssh.entry(id.to_owned()).or_insert((required, lines));
+                    }
+                    MountKind::Cache { id, .. } => {
+                        capture.caches.entry(id.clone()).or_insert(lines);
+                    }
+                    _ => {}
+                }
+            }
             if matches!(mount.kind, MountKind::Ssh { .. }) {
                 sockets.push(mount.target.clone());
             }

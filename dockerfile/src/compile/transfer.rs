@@ -120,7 +120,7 @@ impl<'a> Work<'a> {
                 copy.from = CopySource::Tree(Input::Step(self.steps.source(op, span, lines)));
                 copy.unpack = written.unpack.unwrap_or(false);
             } else {
-                if tree.is_none() {
+                if tree.is_none() && !self.guessed {
                     self.lint_ignored(task, add, source);
                 }
                 let mut from = source.as_str();

@@ -20,14 +20,14 @@ pub(super) type Refusal = (ErrorKind, Option<String>);
 /// The flags of one instruction.
 pub(super) struct Flags<'a> {
     known: &'a [(&'static str, Takes)],
-    given: Vec<(&'static str, String)>,
+    given: Vec<(&'static str, &'a str)>,
 }
 
 impl<'a> Flags<'a> {
     /// Reads flags against those that the instruction has.
-    pub(super) fn read(flags: &[String], known: &'a [(&'static str, Takes)]) -> Result<Self, Refusal> {
+    pub(super) fn read(flags: &'a [String], known: &'a [(&'static str, Takes)]) -> Result<Self, Refusal> {
         let refuse = |text: String| (ErrorKind::Flag(text), None);
-        let mut given: Vec<(&'static str, String)> = Vec::new();
+        let mut given: Vec<(&'static str, &'a str)> = Vec::new();
         for flag in flags {
             let (written, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -54,20 +54,20 @@ impl<'a> Flags<'a> {
                 }
                 (_, Some(value)) => value,
             };
-            given.push((name, value.to_owned()));
+            given.push((name, value));
         }
         Ok(Self { known, given })
     }
 
     /// The value of a flag, or nothing when it was not given.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         debug_assert!(self.known.iter().any(|(known, _)| *known == name));
-        self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+        self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
     }
 
     /// All values of a flag.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
-        self.given.iter().filter(|(given, _)| *given == name).map(|(_, value)| value.clone()).collect()
+        self.given.iter().filter(|(given, _)| *given == name).map(|(_, value)| (*value).to_owned()).collect()
     }
 
     /// A bool flag, or nothing when it was not given.

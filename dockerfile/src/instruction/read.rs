@@ -10,6 +10,7 @@ use crate::parse::words;
 use crate::plan::{Network, Security};
 use crate::quote::{parse_duration, quote};
 use crate::suggest;
+use crate::syntax::Comments;
 
 /// A line that is to become an instruction.
 pub(crate) struct Line<'a> {
@@ -17,7 +18,7 @@ pub(crate) struct Line<'a> {
     /// The whole logical line.
     pub(crate) text: &'a str,
     pub(crate) heredocs: &'a [Heredoc],
-    pub(crate) comments: &'a [String],
+    pub(crate) comments: &'a Comments,
     pub(crate) escape: char,
 }
 
@@ -158,7 +159,7 @@ fn pairs(rest: &str, keyword: &str, escape: char) -> Result<Vec<Pair>, Refusal> 
 }
 
 /// The comment above an instruction that begins with the name it defines.
-fn description(comments: &[String], name: &str) -> Option<String> {
+fn description(comments: &Comments, name: &str) -> Option<String> {
     comments.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
 }
 

@@ -4,6 +4,7 @@ use super::Rule;
 use crate::directive;
 use crate::instruction::parse_bool;
 use crate::quote::quote;
+use crate::syntax::Comments;
 
 /// Which rules may speak, and whether that is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Config {
     }
 
     /// Whether a rule may speak about an instruction below these comments.
-    pub(crate) fn lets(&self, rule: &Rule, comments: &[String]) -> bool {
+    pub(crate) fn lets(&self, rule: &Rule, comments: &Comments) -> bool {
         self.lets_alone(rule, Self::of_comments(comments).as_ref())
     }
 
@@ -63,7 +64,7 @@ impl Config {
     }
 
     /// The options in the first comment that holds some.
-    fn of_comments(comments: &[String]) -> Option<Self> {
+    fn of_comments(comments: &Comments) -> Option<Self> {
         let value = comments.iter().find_map(|comment| {
             let (name, value) = directive::assignment(comment.trim_start())?;
             name.eq_ignore_ascii_case("check").then_some(value)

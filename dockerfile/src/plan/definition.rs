@@ -94,6 +94,14 @@ impl Step {
                     None => out.add("reference", image.reference.canonical()),
                 }
             }
+            Op::Layout(layout) => {
+                out.add("op", "layout");
+                out.add("platform", layout.platform.to_string());
+                match &layout.digest {
+                    Some(digest) => out.add("digest", digest.to_string()),
+                    None => out.add("reference", layout.reference.canonical()),
+                }
+            }
             Op::Context(context) => {
                 out.add("op", "context");
                 out.add("name", context.name.as_deref().unwrap_or(""));
