@@ -38,6 +38,8 @@ type req struct {
 	Target     string            `json:"target"`
 	Platform   string            `json:"platform"`
 	BaseConfig json.RawMessage   `json:"base_config"`
+	// lint, outline or targets instead of the record
+	Query string `json:"query"`
 }
 
 type M = map[string]any
@@ -56,13 +58,11 @@ type compiled struct {
 	warnings []any
 }
 
-func compile(r *req, warn bool) (*compiled, error) {
-	ctx := context.Background()
+func options(r *req) (dockerfile2llb.ConvertOpt, error) {
 	cfg := []byte(plain)
 	if len(r.BaseConfig) > 0 {
 		cfg = r.BaseConfig
 	}
-	c := &compiled{}
 	bp := ocispecs.Platform{OS: "linux", Architecture: "amd64"}
 	tp := bp
 	opt := dockerfile2llb.ConvertOpt{}
@@ -75,7 +75,7 @@ func compile(r *req, warn bool) (*compiled, error) {
 	if r.Platform != "" {
 		p, err := platforms.Parse(r.Platform)
 		if err != nil {
-			return nil, err
+			return opt, err
 		}
 		tp = platforms.Normalize(p)
 	}
@@ -83,6 +83,16 @@ func compile(r *req, warn bool) (*compiled, error) {
 	opt.MetaResolver = &resolver{cfg}
 	caps := pb.Caps.CapSet(pb.Caps.All())
 	opt.LLBCaps = &caps
+	return opt, nil
+}
+
+func compile(r *req, warn bool) (*compiled, error) {
+	ctx := context.Background()
+	c := &compiled{}
+	opt, err := options(r)
+	if err != nil {
+		return nil, err
+	}
 	opt.Warn = func(rule, description, url, msg string, location []parser.Range) {
 		line := 0
 		if len(location) > 0 {
@@ -96,12 +106,38 @@ func compile(r *req, warn bool) (*compiled, error) {
 		return nil, err
 	}
 	c.res = res
-	def, err := res.State.Marshal(ctx, llb.Platform(tp))
+	def, err := res.State.Marshal(ctx, llb.Platform(*opt.TargetPlatform))
 	if err != nil {
 		return nil, err
 	}
 	c.def = def
 	return c, nil
+}
+
+// query answers what the frontend's subrequests of that name answer, in their own form.
+func query(r *req) any {
+	ctx := context.Background()
+	dt := []byte(r.Dockerfile)
+	opt, err := options(r)
+	if err != nil {
+		return M{"error": err.Error()}
+	}
+	var out any
+	switch r.Query {
+	case "lint":
+		opt.SourceMap = llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", dt)
+		out, err = dockerfile2llb.DockerfileLint(ctx, dt, opt)
+	case "outline":
+		out, err = dockerfile2llb.Dockerfile2Outline(ctx, dt, opt)
+	case "targets":
+		out, err = dockerfile2llb.ListTargets(ctx, dt)
+	default:
+		return record(r)
+	}
+	if err != nil {
+		return M{"error": err.Error()}
+	}
+	return out
 }
 
 func record(r *req) M {
@@ -405,7 +441,7 @@ func main() {
 						b, _ = json.Marshal(M{"error": fmt.Sprint("panic: ", p)})
 					}
 				}()
-				b, _ = json.Marshal(record(&r))
+				b, _ = json.Marshal(query(&r))
 			}()
 			w.Write(b)
 			w.WriteByte('\n')

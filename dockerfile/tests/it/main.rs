@@ -9,9 +9,16 @@
 )]
 
 mod builder;
+mod compare;
+mod compiled;
+mod contexts;
 mod data;
 mod expand;
+mod forms;
 mod ignore;
+mod lint;
+mod platforms;
 mod properties;
+mod query;
 mod records;
 mod regressions;

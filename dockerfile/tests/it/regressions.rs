@@ -2,31 +2,12 @@
 
 use dockerfile::plan::Op;
 use dockerfile::{Compiler, Dockerfile, Expander, Images, Options, Outcome, Plan};
-use image_core::{ImageConfig, Platform};
+use image_core::Platform;
 
-const BASE: &str = r#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:777b2c648970480f50f5b4d0af8f9a8ea798eea43dbcf40ce4a8c7118736bdcf"]},"history":[]}"#;
-
-fn base(triggers: &[&str]) -> ImageConfig {
-    let mut config: ImageConfig = serde_json::from_str(BASE).unwrap();
-    config.config.on_build = triggers.iter().map(|text| (*text).to_owned()).collect();
-    config
-}
+use crate::compiled::{base, options, with};
 
 fn compile(text: &str, triggers: &[&str]) -> Result<Plan, dockerfile::Diagnostics> {
-    let file: Dockerfile = text.parse()?;
-    let compiler = Compiler::new(&file, Options::new(Platform::new("linux", "amd64")));
-    let mut images = Images::new();
-    loop {
-        match compiler.compile(&images)? {
-            Outcome::Plan(plan) => return Ok(*plan),
-            Outcome::NeedImages(requests) => {
-                for request in requests {
-                    images.insert(request, base(triggers), None);
-                }
-            }
-            _ => unreachable!(),
-        }
-    }
+    with(text, options(), triggers)
 }
 
 /// Found by the fuzzer: each level multiplied the text of the one inside, and only results were bounded.
@@ -87,4 +68,18 @@ fn other_answers_give_other_plans() {
         assert_eq!(plan.target_stage().unwrap().config.user, user);
         assert_eq!(plan.steps.len(), 4);
     }
+}
+
+/// `--link` copies to an empty tree: twice the same copy is one operation, whatever is below.
+#[test]
+fn linked_copies_do_not_depend_on_what_is_below() {
+    let count = |text: &str| {
+        let file: Dockerfile = text.parse().unwrap();
+        let record = dockerfile::record::json(&file, &compile(text, &[]).unwrap(), None);
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        record["files"].as_array().unwrap().len()
+    };
+    assert_eq!(count("FROM a\nCOPY --link x .\nCOPY --link x .\n"), 1);
+    assert_eq!(count("FROM a\nCOPY --link x .\nCOPY y z\nCOPY --link x .\nCOPY y z\n"), 3);
+    assert_eq!(count("FROM a\nCOPY --link --chmod=1 x .\nCOPY --link --chmod=1 x .\n"), 2);
 }
