@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
-use layer_store::{Collected, ImageRecord, Store, Transaction, Usage, View};
+use layer_store::{Collected, GcPolicy, ImagePolicy, ImageRecord, Store, Transaction, Usage, View};
 use registry_client::Client;
 use runtime::{Runtime, UserMapping};
 
@@ -255,8 +255,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Store`].
     pub async fn gc(&self) -> Result<Collected> {
-        let store = self.0.store.clone();
-        blocking(move || Ok(store.gc()?)).await
+        let (store, now) = (self.0.store.clone(), self.now());
+        let policy = GcPolicy::default().keep_partials(now, KEEP_PARTIALS);
+        blocking(move || Ok(store.gc_with(&policy)?)).await
     }
 
     /// Removes images: those without a name, or with `all` those without a container. Gives their IDs and the names
@@ -265,26 +266,16 @@ impl Engine {
     /// # Errors
     /// [`Error::Store`].
     pub async fn prune_images(&self, all: bool) -> Result<Pruned> {
-        let store = self.0.store.clone();
+        let (store, now) = (self.0.store.clone(), self.now());
         blocking(move || {
-            let used: Vec<ImageId> =
-                store.containers()?.into_iter().map(|container| container.image).collect();
-            let tags = store.tags()?;
+            let mut policy = ImagePolicy::default();
+            policy.all = all;
             let mut pruned = Pruned::default();
-            for record in store.images()? {
-                let id = record.id();
-                let mut names: Vec<Reference> =
-                    tags.iter().filter(|tag| tag.image == id).map(|tag| tag.name.clone()).collect();
-                // Tags first, then what they were pushed or pulled as.
-                names.sort_by_key(|name| (name.tag().is_none(), name.canonical()));
-                let dangling = !names.iter().any(|name| name.tag().is_some());
-                if used.contains(&id) || !(all || dangling) {
-                    continue;
-                }
-                store.remove_image(&id)?;
-                pruned.images.push((id, names));
+            for image in store.prune_images(&policy, now, &|_| true, false)? {
+                pruned.images.push((image.id, image.names));
             }
-            pruned.collected = store.gc()?;
+            pruned.images.sort_by_key(|(id, _)| *id);
+            pruned.collected = store.gc_with(&GcPolicy::default().keep_partials(now, KEEP_PARTIALS))?;
             Ok(pruned)
         })
         .await
@@ -314,6 +305,9 @@ impl Engine {
         .await
     }
 }
+
+/// How long a blob of which only some has come can be gone on with.
+const KEEP_PARTIALS: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
 
 /// Makes the directory `path`, which nobody else looks into: what builds put there for a while may be setuid, or secret.
 fn private(path: &Path) -> Result<()> {

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use layer_store::Upper;
+use layer_store::{Mount, Upper};
 use runtime::{ContainerId, CreateOptions, Io, Network, Rootfs, SpecBuilder};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncReadExt;
@@ -21,6 +21,8 @@ use crate::user::User;
 
 const CHUNK: usize = 32 << 10;
 const STUBS: &str = "stubs";
+const STUB_DIRECTORIES: [&str; 4] = ["proc", "sys", "dev", "etc"];
+const STUB_FILES: [&str; 3] = ["etc/resolv.conf", "etc/hosts", "etc/hostname"];
 /// Set for every process whose environment does not say otherwise.
 pub(crate) const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -98,11 +100,11 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
 /// Makes the stub layer and removes what processes that are gone have left.
 pub(crate) fn prepare_stubs(state: &Path) -> Result<()> {
     let stubs = state.join(STUBS);
-    for directory in ["proc", "sys", "dev", "etc"] {
+    for directory in STUB_DIRECTORIES {
         let path = stubs.join(directory);
         std::fs::create_dir_all(&path).map_err(io(&path))?;
     }
-    for file in ["etc/resolv.conf", "etc/hosts", "etc/hostname"] {
+    for file in STUB_FILES {
         let path = stubs.join(file);
         if !path.exists() {
             std::fs::write(&path, b"").map_err(io(&path))?;
@@ -185,7 +187,7 @@ pub(crate) async fn run(
     let provided = Provided::make(engine.state(), id, &request)?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    let rootfs = rootfs(engine, upper)?;
+    let rootfs = rootfs(engine, upper, &request)?;
     let mut options = CreateOptions::default().kill_on_drop(true);
     let mut mounts = Vec::new();
     for place in std::mem::take(&mut request.places) {
@@ -225,13 +227,29 @@ pub(crate) async fn run(
     Ok(code)
 }
 
-fn rootfs(engine: &Engine, upper: &Upper) -> Result<Rootfs> {
-    let mut lower = upper.lower()?;
-    let stubs = engine.state().join(STUBS);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let stub = rustix::fs::open(&stubs, flags, Mode::empty()).map_err(|errno| io(&stubs)(errno.into()))?;
-    lower.push(stub);
-    Ok(Rootfs::Overlay { lower, upper: Some(upper.upper()?), work: Some(upper.work()?) })
+fn rootfs(engine: &Engine, upper: &Upper, request: &Request) -> Result<Rootfs> {
+    match upper.mount()? {
+        Mount::Overlay { mut lower, upper } => {
+            let stubs = engine.state().join(STUBS);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let stub =
+                rustix::fs::open(&stubs, flags, Mode::empty()).map_err(|errno| io(&stubs)(errno.into()))?;
+            lower.push(stub);
+            let (upper, work) = upper.unzip();
+            Ok(Rootfs::Overlay { lower, upper, work })
+        }
+        Mount::Bind { directory, read_only: false } => {
+            let own = STUB_DIRECTORIES.map(|path| (path.as_bytes().to_vec(), true)).into_iter();
+            let files = STUB_FILES.map(|path| (path.as_bytes().to_vec(), false));
+            let asked = request.places.iter().map(|place| {
+                let target = place.target.trim_start_matches('/').trim_end_matches('/');
+                (target.as_bytes().to_vec(), !matches!(place.show, Show::File { .. }))
+            });
+            upper.mount_points(&own.chain(files).chain(asked).collect::<Vec<_>>())?;
+            Ok(Rootfs::Fd(directory))
+        }
+        _ => Err(Error::unsupported("this kind of snapshot")),
+    }
 }
 
 fn spec(

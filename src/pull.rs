@@ -2,6 +2,7 @@
 
 use image_core::{AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Reference};
 use layer_store::{ImageRecord, Layer, Transaction, View};
+use registry_client::Client;
 
 use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
@@ -154,11 +155,10 @@ impl Engine {
             while tasks.len() < DOWNLOADS
                 && let Some(blob) = waiting.next()
             {
-                let (client, name, ingest, sink) =
-                    (self.client().clone(), name.clone(), work.ingest(&blob)?, events.clone());
+                let (client, name, work, sink) =
+                    (self.client().clone(), name.clone(), work.clone(), events.clone());
                 tasks.spawn(async move {
-                    let ingest = client.blob_into(&name, &blob, ingest).await?;
-                    blocking(move || Ok(ingest.finish()?)).await?;
+                    download(&client, &name, &blob, &work).await?;
                     sink(&Event::Pull { digest: blob.digest, status: "Download complete" });
                     Ok::<_, Error>(())
                 });
@@ -169,4 +169,24 @@ impl Engine {
             }
         }
     }
+}
+
+/// One blob into the store; goes on where an earlier attempt was cut.
+async fn download(client: &Client, name: &Reference, blob: &Descriptor, work: &Transaction) -> Result<()> {
+    let resume = || {
+        let (work, blob) = (work.clone(), blob.clone());
+        blocking(move || Ok(work.resume(&blob)?))
+    };
+    let mut ingest = resume().await?;
+    if ingest.offset() > 0 {
+        let (have, digester) = (ingest.offset(), ingest.digester());
+        match client.blob_rest_into(name, blob, have, digester, ingest).await {
+            Ok(ingest) => return blocking(move || Ok(ingest.finish().map(drop)?)).await,
+            // What was there was damaged meanwhile: it is whole now, and wrong, so that nothing goes on with it.
+            Err(registry_client::Error::DigestMismatch { .. }) => ingest = resume().await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let ingest = client.blob_into(name, blob, ingest).await?;
+    blocking(move || Ok(ingest.finish().map(drop)?)).await
 }

@@ -1,13 +1,12 @@
 //! Blobs: bytes by digest, as they came or as they go out.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 
-use image_core::{BlobSink, BlobSource, Descriptor, Digest, Digester, MediaType};
+use image_core::{BlobSource, Descriptor, Digest, Digester};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Dir;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -33,7 +32,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub fn blob(&self, descriptor: &Descriptor) -> Result<StoredBlob> {
         let name = file_name(&descriptor.digest);
-        let file = self.places.blobs.open(&name)?;
+        let file = self.open_blob(&name)?;
         let file =
             file.ok_or_else(|| Error::NotFound { kind: "blob", name: descriptor.digest.to_string() })?;
         let size = file
@@ -48,7 +47,12 @@ impl Store {
     /// The blob is in the store.
     #[must_use]
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.places.blobs.exists(&file_name(digest))
+        let name = file_name(digest);
+        self.blob_shelves().any(|blobs| blobs.exists(&name))
+    }
+
+    pub(crate) fn open_blob(&self, name: &str) -> Result<Option<std::fs::File>> {
+        self.search(&self.places.blobs, |shelf| &shelf.blobs, |blobs| blobs.open(name))
     }
 
     /// All bytes of a small blob, verified.
@@ -57,7 +61,7 @@ impl Store {
     /// [`Error::NotFound`], [`Error::DigestMismatch`] when the file was damaged.
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let name = file_name(digest);
-        let bytes = self.places.blobs.read(&name)?;
+        let bytes = self.search(&self.places.blobs, |shelf| &shelf.blobs, |blobs| blobs.read(&name))?;
         let bytes = bytes.ok_or_else(|| Error::NotFound { kind: "blob", name: digest.to_string() })?;
         let actual = Digest::of(digest.algorithm(), &bytes);
         if actual != *digest {
@@ -76,8 +80,15 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`].
     pub fn encodings(&self, diff_id: &image_core::DiffId) -> Result<Vec<Encoding>> {
-        let known: Option<Vec<Encoding>> = self.places.encodings.read_json(&file_name(diff_id.digest()))?;
-        let mut known = known.unwrap_or_default();
+        let mut known: Vec<Encoding> = Vec::new();
+        for dir in self.shelves(&self.places.encodings, |shelf| &shelf.encodings) {
+            let found: Option<Vec<Encoding>> = dir.read_json(&file_name(diff_id.digest()))?;
+            for encoding in found.unwrap_or_default() {
+                if !known.iter().any(|other| other.blob.digest == encoding.blob.digest) {
+                    known.push(encoding);
+                }
+            }
+        }
         known.retain(|encoding| self.has_blob(&encoding.blob.digest));
         Ok(known)
     }
@@ -147,110 +158,5 @@ impl<R: Read> Read for Verified<R> {
             }
         }
         Ok(count)
-    }
-}
-
-/// Takes the bytes of one blob; [`Self::finish`] verifies and keeps it. Dropped before, it leaves nothing.
-#[derive(Debug)]
-pub struct Ingest {
-    expected: Option<Descriptor>,
-    media_type: MediaType,
-    digester: Digester,
-    size: u64,
-    file: std::fs::File,
-    name: String,
-    staging: Dir,
-    done: bool,
-}
-
-impl Ingest {
-    /// `expected`: what the bytes must turn out to be.
-    pub(crate) fn new(staging: Dir, expected: Option<Descriptor>, media_type: MediaType) -> Result<Self> {
-        let name = format!("part-{}", crate::disk::unique());
-        let file = staging.create(&name)?;
-        let algorithm = expected
-            .as_ref()
-            .map_or(image_core::Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
-        Ok(Self {
-            expected,
-            media_type,
-            digester: Digester::new(algorithm),
-            size: 0,
-            file,
-            name,
-            staging,
-            done: false,
-        })
-    }
-
-    /// Verifies digest and size and keeps the blob with the transaction.
-    ///
-    /// # Errors
-    /// [`Error::SizeMismatch`], [`Error::DigestMismatch`].
-    pub fn finish(self) -> Result<Descriptor> {
-        self.finish_if(|_| true).map(|(descriptor, _)| descriptor)
-    }
-
-    /// As [`Self::finish`], but the blob is kept only if `wanted` says so of its digest.
-    pub(crate) fn finish_if(mut self, wanted: impl FnOnce(&Digest) -> bool) -> Result<(Descriptor, bool)> {
-        let digester = std::mem::replace(&mut self.digester, Digester::new(image_core::Algorithm::Sha256));
-        let digest = digester.finish();
-        if let Some(expected) = &self.expected {
-            let what = format!("blob {}", expected.digest);
-            if expected.size != self.size {
-                return Err(Error::SizeMismatch { what, expected: expected.size, actual: self.size });
-            }
-            if expected.digest != digest {
-                return Err(Error::DigestMismatch {
-                    what,
-                    expected: expected.digest.to_string(),
-                    actual: digest.to_string(),
-                });
-            }
-        }
-        let kept = wanted(&digest);
-        if kept {
-            self.staging.rename(&self.name, &self.staging, &file_name(&digest))?;
-            self.done = true;
-        }
-        let descriptor = match self.expected.take() {
-            Some(expected) => expected,
-            None => Descriptor::new(self.media_type.clone(), digest, self.size),
-        };
-        Ok((descriptor, kept))
-    }
-}
-
-impl Write for Ingest {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let size = self.size + data.len() as u64;
-        if let Some(expected) = &self.expected
-            && size > expected.size
-        {
-            return Err(std::io::Error::other(format!("more bytes than the {} promised", expected.size)));
-        }
-        self.file.write_all(data)?;
-        self.digester.update(data);
-        self.size = size;
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl BlobSink for Ingest {
-    fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
-        self.write_all(chunk)
-    }
-}
-
-impl Drop for Ingest {
-    fn drop(&mut self) {
-        if !self.done {
-            // Best effort: what stays goes with the transaction's staging directory.
-            drop(self.staging.unlink(&self.name));
-        }
     }
 }

@@ -159,6 +159,13 @@ impl Store {
             checked.entries += entries;
             checked.findings.extend(findings);
         }
+        let mut elsewhere = Vec::new();
+        for shelf in self.additional.iter() {
+            elsewhere.extend(shelf.layers.names()?);
+            present.extend(shelf.blobs.names()?.iter().filter_map(|name| crate::gc::digest_of(name)));
+        }
+        let mut keys = keys;
+        keys.extend(elsewhere.iter().map(String::as_str));
         let seen = Seen { keys, blobs: present };
         self.check_images(&seen, &mut checked)?;
         self.check_tags(&mut checked)?;
@@ -204,7 +211,7 @@ impl Store {
         let names = [".", "blobs", "layers", "borrows", "encodings", "images", "refs", "containers"];
         names
             .into_iter()
-            .chain(["volumes", "mounts", "history", "leases", "ingest", "trash", "cache"])
+            .chain(["volumes", "mounts", "history", "leases", "ingest", "partial", "trash", "cache"])
             .map(|name| (root, name))
             .collect()
     }
@@ -250,7 +257,8 @@ impl Store {
             match self.places.refs.read_json::<Tag>(&name) {
                 Ok(Some(tag)) if ref_file(&tag.name) == name => {
                     let image = file_name(tag.image.digest());
-                    if !self.places.images.exists(&image) && self.places.refs.exists(&name) {
+                    let mut images = self.shelves(&self.places.images, |shelf| &shelf.images);
+                    if !images.any(|images| images.exists(&image)) && self.places.refs.exists(&name) {
                         checked.add(object, path, Damage::Dangling(tag.image.to_string()));
                     }
                 }

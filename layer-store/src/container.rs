@@ -184,7 +184,7 @@ impl Store {
             let alive =
                 dir.lock(ALIVE, FlockOperation::LockExclusive).map_err(Error::io("lock", dir.at(ALIVE)))?;
             dir.write(LOG, b"")?;
-            Upper::make(dir.make_dir(SNAPSHOT, 0o700)?, &layers, &*self.authority)?;
+            Upper::prepare(self, dir.make_dir(SNAPSHOT, 0o700)?, &layers)?;
             dir.replace_json(RECORD, &record)?;
             self.places.containers.rename(&temporary, &self.places.containers, &id)?;
             self.places.containers.sync()?;
@@ -199,7 +199,7 @@ impl Store {
             }
         };
         let dir = self.places.containers.dir(&id)?;
-        let upper = Upper::open(dir.dir(SNAPSHOT)?, layers)?;
+        let upper = Upper::open(self, dir.dir(SNAPSHOT)?, &layers)?;
         Ok(StoredContainer { dir, record, upper, alive: Some(alive) })
     }
 
@@ -283,15 +283,24 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn container_size(&self, id: &str) -> Result<u64> {
-        let Ok(dir) = self.places.containers.dir(id).and_then(|dir| dir.dir(SNAPSHOT)) else { return Ok(0) };
-        let tree = dir.dir(crate::layer::TREE)?;
-        let found = self.authority.walk(tree.as_fd()).map_err(|source| Error::Io {
-            action: "read",
-            path: tree.path().to_owned(),
-            source,
-        })?;
-        let is_file = |mode: u32| mode & 0o170_000 == 0o100_000;
-        Ok(found.iter().filter(|found| is_file(found.mode)).map(|found| found.size).sum())
+        let Ok(dir) = self.places.containers.dir(id) else { return Ok(0) };
+        let Ok(snapshot) = dir.dir(SNAPSHOT) else { return Ok(0) };
+        let layers = || {
+            let record = dir.read_json::<ContainerRecord>(RECORD)?;
+            let layers = record.map(|record| record.layers).unwrap_or_default();
+            layers.iter().map(|layer| self.layer(&layer.key)).collect()
+        };
+        crate::snapshot::written(self, snapshot, layers)
+    }
+
+    /// The snapshot of the container `id`, to see what it changed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Unsupported`] when a driver made it that is not known here.
+    pub fn container_upper(&self, id: &str) -> Result<Upper> {
+        let record = self.resolve_container(id)?;
+        let layers = record.layers.iter().map(|layer| self.layer(&layer.key)).collect::<Result<Vec<_>>>()?;
+        Upper::open(self, self.places.containers.dir(&record.id)?.dir(SNAPSHOT)?, &layers)
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::authority::{BatchError, FileAuthority};
 use crate::error::{Error, Result};
 
 /// Called before every change with its number; an error makes the change fail.
@@ -92,6 +93,8 @@ pub(crate) struct Dir {
     fd: Arc<OwnedFd>,
     path: Arc<Path>,
     disk: Arc<Disk>,
+    /// Who removes and measures trees with files of other owners.
+    authority: Arc<dyn FileAuthority>,
 }
 
 impl fmt::Debug for Dir {
@@ -105,7 +108,7 @@ const OPEN_DIR: OFlags =
 
 impl Dir {
     /// Opens the store's root, making it (0700) when it is not there.
-    pub(crate) fn root(path: &Path, disk: Arc<Disk>) -> Result<Self> {
+    pub(crate) fn root(path: &Path, disk: Arc<Disk>, authority: Arc<dyn FileAuthority>) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(|source| Error::Io {
             action: "make",
             path: path.to_owned(),
@@ -114,12 +117,20 @@ impl Dir {
         let fd = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
             .map_err(Error::io("open", path))?;
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        Ok(Self { fd: Arc::new(fd), path: path.into(), disk })
+        Ok(Self { fd: Arc::new(fd), path: path.into(), disk, authority })
+    }
+
+    /// Opens the root of a store that is there and is not written to.
+    pub(crate) fn existing(path: &Path, disk: Arc<Disk>, authority: Arc<dyn FileAuthority>) -> Result<Self> {
+        let fd = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
+            .map_err(Error::io("open", path))?;
+        Ok(Self { fd: Arc::new(fd), path: path.into(), disk, authority })
     }
 
     /// A foreign directory that is open already.
     pub(crate) fn held(fd: OwnedFd, path: &Path) -> Self {
-        Self { fd: Arc::new(fd), path: path.into(), disk: Arc::default() }
+        let authority = Arc::new(crate::authority::Direct::detect());
+        Self { fd: Arc::new(fd), path: path.into(), disk: Arc::default(), authority }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -142,7 +153,8 @@ impl Dir {
     pub(crate) fn dir(&self, name: &str) -> Result<Self> {
         let fd =
             fs::openat(&*self.fd, name, OPEN_DIR, Mode::empty()).map_err(Error::io("open", self.at(name)))?;
-        Ok(Self { fd: Arc::new(fd), path: self.at(name).into(), disk: self.disk.clone() })
+        let (disk, authority) = (self.disk.clone(), self.authority.clone());
+        Ok(Self { fd: Arc::new(fd), path: self.at(name).into(), disk, authority })
     }
 
     /// The directory `name` in this one, made with `mode` when it is not there.
@@ -276,6 +288,12 @@ impl Dir {
         }
     }
 
+    /// When `name` was last written to; `None` when it is not there.
+    pub(crate) fn modified(&self, name: &str) -> Option<image_core::Timestamp> {
+        let stat = fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(image_core::Timestamp::new(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
+    }
+
     /// Bytes that `name` itself takes on disk, by blocks; 0 when it is not there.
     pub(crate) fn allocated(&self, name: &str) -> u64 {
         let stat = fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -284,11 +302,17 @@ impl Dir {
 
     /// Bytes on disk of this directory and everything in it. What vanishes meanwhile counts nothing.
     pub(crate) fn disk_usage(&self) -> Result<u64> {
-        crate::authority::direct::disk_usage(self.as_fd()).map_err(|source| Error::Io {
-            action: "measure",
-            path: self.path.to_path_buf(),
-            source,
-        })
+        let fail = |source| Error::Io { action: "measure", path: self.path.to_path_buf(), source };
+        let (bytes, is_complete) = crate::authority::direct::disk_usage(self.as_fd()).map_err(fail)?;
+        if is_complete {
+            return Ok(bytes);
+        }
+        // Directories of other owners, that only the authority looks into.
+        let mut inodes = std::collections::BTreeMap::new();
+        for found in self.authority.walk(self.as_fd()).map_err(fail)? {
+            inodes.insert(found.inode.0, found.blocks);
+        }
+        Ok(self.allocated(".") + inodes.values().sum::<u64>() * 512)
     }
 
     pub(crate) fn chmod(&self, name: &str, mode: u32) -> Result<()> {
@@ -310,11 +334,10 @@ impl Dir {
     /// Removes whatever `name` is, with everything in it.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         self.disk.change("remove", &self.at(name))?;
-        crate::authority::direct::remove_tree(self.as_fd(), name.as_bytes()).map_err(|source| Error::Io {
-            action: "remove",
-            path: self.at(name),
-            source,
-        })
+        let op = crate::authority::Op::Remove(name.as_bytes().to_vec());
+        let removed = self.authority.perform(self.as_fd(), &[op]);
+        let fail = |error: BatchError| Error::Io { action: "remove", path: self.at(name), source: error.source };
+        removed.map(drop).map_err(fail)
     }
 
     /// The names in this directory, sorted; those that begin with a dot are temporaries and left out.

@@ -8,6 +8,8 @@
 //!
 //! A name is looked up by its hash, so that finding one costs the same whatever the number of images.
 
+use std::collections::BTreeSet;
+
 use image_core::{Descriptor, DiffId, Digest, Document, ImageConfig, ImageId, Reference, Timestamp};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -156,7 +158,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn image(&self, id: &ImageId) -> Result<ImageRecord> {
-        let record = self.places.images.read_json(&file_name(id.digest()))?;
+        let name = file_name(id.digest());
+        let record = self.search(&self.places.images, |shelf| &shelf.images, |images| images.read_json(&name))?;
         record.ok_or_else(|| Error::NotFound { kind: "image", name: id.to_string() })
     }
 
@@ -165,6 +168,23 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`].
     pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut records = self.own_images()?;
+        if self.additional.is_empty() {
+            return Ok(records);
+        }
+        let mut known: BTreeSet<Digest> = records.iter().map(|record| record.config.digest).collect();
+        for shelf in self.additional.iter() {
+            for name in shelf.images.names()? {
+                let record = shelf.images.read_json::<ImageRecord>(&name)?;
+                records.extend(record.filter(|record| known.insert(record.config.digest)));
+            }
+        }
+        records.sort_by_key(ImageRecord::id);
+        Ok(records)
+    }
+
+    /// The images of this store, without those of additional ones.
+    pub(crate) fn own_images(&self) -> Result<Vec<ImageRecord>> {
         let mut records = Vec::new();
         for name in self.places.images.names()? {
             // Removed meanwhile is fine.
@@ -216,7 +236,8 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`].
     pub fn find_tag(&self, name: &Reference) -> Result<Option<Tag>> {
-        self.places.refs.read_json(&ref_file(&name.with_default_tag()))
+        let file = ref_file(&name.with_default_tag());
+        self.search(&self.places.refs, |shelf| &shelf.refs, |refs| refs.read_json(&file))
     }
 
     /// What `name` has pointed to, oldest first, also before it was removed. Images in it may be gone.
@@ -261,8 +282,14 @@ impl Store {
     /// [`Error::Damaged`].
     pub fn tags(&self) -> Result<Vec<Tag>> {
         let mut tags: Vec<Tag> = Vec::new();
-        for file in self.places.refs.names()? {
-            tags.extend(self.places.refs.read_json::<Tag>(&file)?);
+        let mut known = BTreeSet::new();
+        for refs in self.shelves(&self.places.refs, |shelf| &shelf.refs) {
+            for file in refs.names()? {
+                // The store's own come first, and hide those of additional ones.
+                if known.insert(file.clone()) {
+                    tags.extend(refs.read_json::<Tag>(&file)?);
+                }
+            }
         }
         tags.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(tags)
@@ -289,10 +316,16 @@ impl Store {
             return Err(missing());
         }
         let prefix = format!("sha256-{hex}");
-        let names = self.places.images.names()?;
+        let mut names = BTreeSet::new();
+        for images in self.shelves(&self.places.images, |shelf| &shelf.images) {
+            names.extend(images.names()?);
+        }
         let mut found = names.iter().filter(|file| file.starts_with(&prefix));
         match (found.next(), found.next()) {
-            (Some(file), None) => self.places.images.read_json(file)?.ok_or_else(missing),
+            (Some(file), None) => match crate::gc::digest_of(file) {
+                Some(digest) => self.image(&ImageId::new(digest)),
+                None => Err(missing()),
+            },
             (Some(_), Some(_)) => Err(Error::Ambiguous { kind: "image", name: name.to_owned() }),
             _ => Err(missing()),
         }
@@ -301,14 +334,19 @@ impl Store {
     /// Removes the record of the image `id` and every name of it. Layers and blobs go with the next gc.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::InUse`] for an image of an additional store.
     pub fn remove_image(&self, id: &ImageId) -> Result<()> {
+        let file = file_name(id.digest());
+        if self.additional.iter().any(|shelf| shelf.images.exists(&file)) && !self.places.images.exists(&file) {
+            let by = "an additional store".to_owned();
+            return Err(Error::InUse { kind: "image", name: id.to_string(), by });
+        }
         // Alone: a name that is given meanwhile would point to nothing.
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockExclusive)?;
         for tag in self.tags()?.into_iter().filter(|tag| tag.image == *id) {
             self.untag(&tag.name)?;
         }
-        self.places.images.unlink(&file_name(id.digest()))?;
+        self.places.images.unlink(&file)?;
         self.places.images.sync()
     }
 }

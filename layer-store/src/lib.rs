@@ -18,6 +18,7 @@
 //!    mounts/<sha256 of id>/     directories that builds keep                 (see `cache_mount`)
 //!    leases/<id>                flocked while its process works              (see `lease`)
 //!    ingest/<lease>/            staging of that work                         (see `transaction`)
+//!    partial/<digest>           a blob of which some has come                (see `ingest`)
 //!    trash/                     on its way out
 //! ```
 //!
@@ -40,6 +41,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod additional;
 mod archive;
 pub mod authority;
 mod blob;
@@ -49,6 +51,8 @@ mod cache_mount;
 mod check;
 mod compose;
 mod compress;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod container;
 mod derive;
 mod disk;
@@ -57,6 +61,7 @@ mod error;
 mod gc;
 mod image;
 mod index;
+mod ingest;
 mod layer;
 mod lease;
 mod lower;
@@ -77,7 +82,7 @@ mod volume;
 
 // The public interface is:
 pub use archive::{Loaded, load, load_allowing, save};
-pub use blob::{Encoding, Ingest, StoredBlob};
+pub use blob::{Encoding, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};
 pub use cache_mount::{CacheMount, CacheMountRecord, Sharing};
@@ -88,13 +93,16 @@ pub use container::{ContainerRecord, ContainerStatus, NewContainer, StoredContai
 pub use disk::{Disk, FaultPoint};
 pub use encode::Encoder;
 pub use error::{Error, Result};
-pub use gc::Collected;
+pub use gc::{Collected, CollectedObject, GcPolicy, Unneeded};
 pub use image::{ImageLayer, ImageRecord, Keep, Past, Tag};
 pub use index::{Entry, Index, Kind, Summary};
+pub use ingest::Ingest;
 pub use layer::{Layer, LayerKey, chain_id};
-pub use prune::{CachePolicy, PrunedRecord, Reason};
+pub use prune::{CachePolicy, ImagePolicy, PrunedImage, PrunedRecord, Reason};
 pub use repair::Repaired;
-pub use snapshot::{Snapshot, Upper};
+pub use snapshot::{
+    Candidate, Changes, CopyDriver, Cost, Mount, OverlayDriver, Probe, Snapshot, Snapshotter, Upper, Verdict, Workspace,
+};
 pub use store::{Store, StoreOptions};
 pub use tar_reader::list;
 pub use transaction::{Transaction, UnpackedLayer};

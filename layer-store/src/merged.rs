@@ -85,7 +85,7 @@ impl Store {
     pub fn export_directory(&self, view: &View, path: &Path) -> Result<()> {
         let fail = |source| Error::Io { action: "make", path: path.to_owned(), source };
         std::fs::create_dir(path).map_err(fail)?;
-        let tree = Dir::root(path, Arc::default())?;
+        let tree = Dir::root(path, Arc::default(), self.authority.clone())?;
         let merged = Merged::of(view);
         self.materialise(&merged.entries, &tree, |path, _, file| {
             clone_or_copy(&mut merged.open(self.authority(), path)?, file)?;
@@ -172,15 +172,11 @@ impl Transaction {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`].
     pub fn layer_of_container(&self, id: &str, latest: Option<Timestamp>) -> Result<Layer> {
-        let store = self.store();
-        let record = store.resolve_container(id)?;
-        let layers = record.layers.iter().map(|layer| store.layer(&layer.key)).collect::<Result<Vec<_>>>()?;
-        let tree = store.places.containers.dir(&record.id)?.dir("snapshot")?.dir(TREE)?;
-        let authority = store.authority();
-        let (mut entries, _) = crate::snapshot::read_tree(&tree, &View::of(&layers), authority)?;
+        let upper = self.store().container_upper(id)?;
+        let mut entries = upper.changes()?.entries;
         clamp(&mut entries, latest);
         self.layer_of(entries, |path, file| {
-            clone_or_copy(&mut crate::pack::open(authority, tree.as_fd(), path)?, file)
+            clone_or_copy(&mut upper.open_file(path).map_err(io::Error::other)?, file)
         })
     }
 }

@@ -1,15 +1,20 @@
-//! What of the build cache goes, by age and by size, as BuildKit's policies say it.
+//! What of the build cache and of the images goes, by age and by size, as BuildKit's policies say it.
 //!
-//! Records go oldest use first. Nothing goes below `reserved`; above it, records go while the cache is larger than
-//! `max_used` or the file system has less free than `min_free`; with neither of these, everything that is old enough
+//! The oldest use goes first. Nothing goes below `reserved`; above it, things go while all of them together are larger
+//! than `max_used` or the file system has less free than `min_free`; with neither of these, everything that is old enough
 //! goes. Source: BuildKit's `PruneInfo`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use image_core::Timestamp;
+use image_core::{Digest, ImageId, Reference, Timestamp};
 
+use crate::blob::file_name;
 use crate::cache::{CacheRecord, Preimage};
+use crate::container::ContainerRecord;
 use crate::error::{Error, Result};
+use crate::image::{ImageRecord, Tag};
+use crate::layer::LayerKey;
 use crate::store::Store;
 
 /// How much of the build cache stays. The default removes everything.
@@ -26,13 +31,13 @@ pub struct CachePolicy {
     pub min_free: Option<u64>,
 }
 
-/// Why a record goes.
+/// Why a record or an image goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
     /// It was not used for so long.
     Unused,
-    /// The cache is larger than it may be.
+    /// All of them together are larger than they may be.
     MaxUsed,
     /// The file system has too little free.
     MinFree,
@@ -66,12 +71,10 @@ impl Store {
         dry_run: bool,
     ) -> Result<Vec<PrunedRecord>> {
         let usage = self.usage()?;
-        let free = rustix::fs::fstatvfs(self.places.root.as_fd())
-            .map_err(Error::io("measure", self.path()))
-            .map(|stat| stat.f_bavail * stat.f_frsize)?;
+        let free = self.free()?;
         let mut records = self.cache_records()?;
         records.sort_by_key(|(id, record)| (record.last_use(), id.clone()));
-        let mut used_by = std::collections::BTreeMap::<String, usize>::new();
+        let mut used_by = BTreeMap::<String, usize>::new();
         for (_, record) in &records {
             *used_by.entry(record.layer.to_string()).or_default() += 1;
         }
@@ -121,4 +124,162 @@ impl Store {
         record.used = Some(now);
         self.places.cache.replace_json(&name, &record)
     }
+}
+
+/// Which images stay. The default removes every image without a name and without a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImagePolicy {
+    /// Images with a tag may go as well.
+    pub all: bool,
+    /// So many of the newest stay.
+    pub keep_newest: usize,
+    /// What was tagged or built in this time stays. What says neither is as old as can be.
+    pub keep_duration: Option<Duration>,
+    /// So many bytes stay in any case.
+    pub reserved: u64,
+    /// More bytes than these do not stay.
+    pub max_used: Option<u64>,
+    /// So many bytes are to be free on the file system.
+    pub min_free: Option<u64>,
+}
+
+/// An image that goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrunedImage {
+    /// Which.
+    pub id: ImageId,
+    /// The names that it had, tags first.
+    pub names: Vec<Reference>,
+    /// Bytes on disk that nothing else needs once it and those before it are gone.
+    pub bytes: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Store {
+    /// Removes images by `policy`, of those that no container is made from and that `filter` says yes to, oldest first;
+    /// gives them in their order. With `dry_run` nothing is removed. Layers and blobs go with the next gc.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Damaged`].
+    pub fn prune_images(
+        &self,
+        policy: &ImagePolicy,
+        now: Timestamp,
+        filter: &dyn Fn(&ImageRecord) -> bool,
+        dry_run: bool,
+    ) -> Result<Vec<PrunedImage>> {
+        let containers = self.containers()?;
+        let used: BTreeSet<ImageId> = containers.iter().map(|container| container.image).collect();
+        let mut tags: BTreeMap<ImageId, Vec<Tag>> = BTreeMap::new();
+        for tag in self.tags()? {
+            tags.entry(tag.image).or_default().push(tag);
+        }
+        let newest = |record: &ImageRecord| {
+            let named = tags.get(&record.id()).into_iter().flatten().filter_map(|tag| tag.tagged);
+            named.chain(record.built).max()
+        };
+        let mut images = self.own_images()?;
+        images.sort_by_key(|record| (newest(record), record.id()));
+        let mut bytes = Shares::of(self, &images, &containers)?;
+        let free = self.free()?;
+        let (mut freed, mut pruned) = (0, Vec::new());
+        let oldest = images.len().saturating_sub(policy.keep_newest);
+        for record in images.iter().take(oldest) {
+            let id = record.id();
+            let age = newest(record).map_or(Duration::MAX, |time| now.since(time));
+            let mut names: Vec<Reference> =
+                tags.get(&id).into_iter().flatten().map(|tag| tag.name.clone()).collect();
+            names.sort_by_key(|name| (name.tag().is_none(), name.canonical()));
+            let dangling = !names.iter().any(|name| name.tag().is_some());
+            let is_young = policy.keep_duration.is_some_and(|keep| age < keep);
+            if used.contains(&id) || !(policy.all || dangling) || is_young || !filter(record) {
+                continue;
+            }
+            let size = bytes.total - freed;
+            if size <= policy.reserved && policy.reserved > 0 {
+                break;
+            }
+            let too_large = policy.max_used.is_some_and(|most| size > most);
+            let too_full = policy.min_free.is_some_and(|least| free + freed < least);
+            let reason = match (policy.max_used.is_none() && policy.min_free.is_none(), too_large, too_full) {
+                (true, ..) => Reason::Unused,
+                (_, true, _) => Reason::MaxUsed,
+                (_, _, true) => Reason::MinFree,
+                _ => break,
+            };
+            let bytes = bytes.without(record);
+            freed += bytes;
+            if !dry_run {
+                self.remove_image(&id)?;
+            }
+            pruned.push(PrunedImage { id, names, bytes, reason });
+        }
+        Ok(pruned)
+    }
+
+    /// Bytes that are free on the store's file system for whoever is not root.
+    fn free(&self) -> Result<u64> {
+        let stat = rustix::fs::fstatvfs(self.places.root.as_fd()).map_err(Error::io("measure", self.path()))?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Layer(LayerKey),
+    Blob(Digest),
+}
+
+/// Who needs which bytes.
+#[derive(Default)]
+struct Shares {
+    /// How many need it, and its bytes on disk. A layer kept as plain tar has the same name as its blob.
+    users: BTreeMap<Need, (usize, u64)>,
+    total: u64,
+}
+
+impl Shares {
+    fn of(store: &Store, images: &[ImageRecord], containers: &[ContainerRecord]) -> Result<Self> {
+        let mut shares = Self::default();
+        for record in images {
+            for name in needs(record) {
+                shares.users.entry(name).or_default().0 += 1;
+            }
+        }
+        let layers = containers.iter().flat_map(|container| &container.layers).map(|layer| layer.key.clone());
+        let cached = store.cache_records()?.into_iter().map(|(_, record)| record.layer);
+        for key in layers.chain(cached) {
+            shares.users.entry(Need::Layer(key)).or_default().0 += 1;
+        }
+        for (need, (_, bytes)) in &mut shares.users {
+            *bytes = match need {
+                Need::Layer(key) => store.layer_usage(key)?.1,
+                Need::Blob(digest) => store.places.blobs.allocated(&file_name(digest)),
+            };
+        }
+        shares.total = shares.users.values().map(|(_, bytes)| bytes).sum();
+        Ok(shares)
+    }
+
+    /// The bytes that nobody needs once `record` is gone, too.
+    fn without(&mut self, record: &ImageRecord) -> u64 {
+        let mut bytes = 0;
+        for name in needs(record) {
+            if let Some((users, size)) = self.users.get_mut(&name) {
+                *users = users.saturating_sub(1);
+                bytes += if *users == 0 { *size } else { 0 };
+            }
+        }
+        bytes
+    }
+}
+
+/// The layers and blobs of an image, each once.
+fn needs(record: &ImageRecord) -> BTreeSet<Need> {
+    let blobs = std::iter::once(&record.config).chain(&record.manifest).chain(record.kept_blobs());
+    let blobs = blobs.map(|blob| Need::Blob(blob.digest));
+    record.layers.iter().map(|layer| Need::Layer(layer.key.clone())).chain(blobs).collect()
 }

@@ -1,56 +1,235 @@
-//! Snapshots: a writable directory over layers, for a process to change.
+//! Snapshots: layers to mount, and a place for a process to change them.
 //!
-//! A snapshot gives directories as descriptors; it mounts nothing. Whoever runs the process mounts an overlay of
-//! them (with `userxattr`) in the process's own mount namespace, so that nothing is left when it ends.
+//! ```text
+//!  prepare ─▶ mount ─▶ (a process changes things) ─▶ commit ─▶ layer
+//!          └────────────────────────────────────────▶ remove
+//!  view    ─▶ mount, read-only ─────────────────────▶ remove
+//! ```
+//!
+//! How that is done is the affair of a driver, a [`Snapshotter`]: [`OverlayDriver`] where the kernel lets the store's file
+//! system be an overlay, [`CopyDriver`] where it does not. A store asks [`probe`](crate::Store::probe) at its first
+//! snapshot, unless it was opened with a driver. What a snapshot was made by is written beside it, so that it stays
+//! readable whatever is chosen later.
+//!
+//! A snapshot mounts nothing. It gives a [`Mount`], a value; whoever runs the process mounts that in the process's
+//! own mount namespace, so that nothing is left when it ends.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
 
-use image_core::{Digest, Digester, Timestamp};
-use rustix::fs::{self, FileType, Mode, OFlags};
+use image_core::Timestamp;
 
-use crate::authority::{FileAuthority, Found, Op, Owners};
+use crate::authority::{FileAuthority, Op};
 use crate::compose::{clamp, failed, seal};
 use crate::disk::Dir;
 use crate::error::{Error, Result};
-use crate::index::{Entry, Kind, OPAQUE_XATTR, is_applied};
+use crate::index::{Entry, Kind};
 use crate::layer::{Layer, TREE};
+use crate::store::Store;
 use crate::transaction::Transaction;
-use crate::view::View;
 
-const WORK: &str = "work";
-const BUFFER: usize = 256 << 10;
+mod copy;
+mod mount;
+mod overlay;
+mod probe;
+mod tree;
 
-/// The writable part and the layers under it.
+pub use copy::CopyDriver;
+pub use mount::Mount;
+pub use overlay::OverlayDriver;
+pub use probe::{Candidate, Cost, Probe, Verdict};
+pub(crate) use tree::{copy_into, digest_into, duplicate, read_tree};
+
+/// The file that says which driver made a snapshot; it is left out for the first driver there was, overlay.
+const DRIVER: &str = "driver";
+
+/// Where one snapshot is kept: a directory that its driver fills as it likes.
+#[derive(Clone, Copy, Debug)]
+pub struct Workspace<'a> {
+    dir: &'a Dir,
+    authority: &'a dyn FileAuthority,
+}
+
+impl Workspace<'_> {
+    /// The directory, open.
+    #[must_use]
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Its path, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Who works on files of other owners.
+    #[must_use]
+    pub const fn authority(&self) -> &dyn FileAuthority {
+        self.authority
+    }
+}
+
+/// What was changed in a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Changes {
+    /// By path, with whiteouts; digests of contents are left open.
+    pub entries: BTreeMap<Vec<u8>, Entry>,
+    /// Bytes that they take on disk, by blocks.
+    pub allocated: u64,
+}
+
+impl Changes {
+    /// These entries, which take so many bytes on disk.
+    #[must_use]
+    pub const fn new(entries: BTreeMap<Vec<u8>, Entry>, allocated: u64) -> Self {
+        Self { entries, allocated }
+    }
+
+    /// The bytes of all files in it.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.entries.values().map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 }).sum()
+    }
+}
+
+/// A way to give a process layers that it can change.
+///
+/// All that is kept of a snapshot is in its [`Workspace`]; a driver has no state of its own, so that any process may go
+/// on with a snapshot that another made. The feature `conformance` has a suite for drivers.
+pub trait Snapshotter: fmt::Debug + Send + Sync {
+    /// Its name, which is written beside snapshots and so never changes.
+    fn name(&self) -> &'static str;
+
+    /// Makes a snapshot over `layers`, lowest first, that takes changes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn prepare(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<()>;
+
+    /// Makes one that takes none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn view(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<()>;
+
+    /// How it is mounted.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn mount(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<Mount>;
+
+    /// Says at which paths (relative to the root; `true`: a directory) the runner will mount something. A driver whose
+    /// [`Mount`] is a [`Mount::Bind`] makes those that are missing, and does not take them for changes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn mount_points(&self, place: &Workspace<'_>, points: &[(Vec<u8>, bool)]) -> Result<()> {
+        let _ = (place, points);
+        Ok(())
+    }
+
+    /// What was changed so far. Nothing may write in it meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn changes(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<Changes>;
+
+    /// The bytes of the files that were changed so far, cheaply: what a list of containers shows.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn written(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<u64> {
+        Ok(self.changes(place, layers)?.size())
+    }
+
+    /// Opens the content of a changed file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn open(&self, place: &Workspace<'_>, path: &[u8]) -> Result<File>;
+
+    /// Ends it: what was changed is left in the directory `diff` of `place`, in overlay form and with the metadata that
+    /// the entries say, and nothing else stays. Nothing may have it mounted any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn commit(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<Changes>;
+
+    /// Ends it without keeping anything.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn remove(&self, place: &Workspace<'_>) -> Result<()> {
+        for name in place.dir.all_names()? {
+            place.dir.remove_tree(&name)?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn open_in(place: &Workspace<'_>, tree: &str, path: &[u8]) -> Result<File> {
+    let tree = place.dir.dir(tree)?;
+    crate::pack::open(place.authority, tree.as_fd(), path).map_err(|source| Error::Io {
+        action: "open",
+        path: tree.at(&String::from_utf8_lossy(path)),
+        source,
+    })
+}
+
+/// See [`Snapshotter::written`]; `layers` are asked for only if the driver of the snapshot in `dir` looks at them.
+pub(crate) fn written(store: &Store, dir: Dir, layers: impl FnOnce() -> Result<Vec<Layer>>) -> Result<u64> {
+    let layers = if dir.exists(DRIVER) { layers()? } else { Vec::new() };
+    let upper = Upper::open(store, dir, &layers)?;
+    upper.driver.written(&upper.place(), &layers)
+}
+
+/// The part of a snapshot that is mounted: what its driver keeps, and the layers under it.
 #[derive(Debug)]
 pub struct Upper {
     pub(crate) dir: Dir,
-    pub(crate) tree: Dir,
-    work: Dir,
+    driver: Arc<dyn Snapshotter>,
+    authority: Arc<dyn FileAuthority>,
     layers: Vec<Layer>,
 }
 
 impl Upper {
-    /// Makes the directories in `dir`. The root looks as it does below.
-    pub(crate) fn make(dir: Dir, layers: &[Layer], authority: &dyn FileAuthority) -> Result<Self> {
-        let tree = dir.make_dir(TREE, 0o755)?;
-        let work = dir.make_dir(WORK, 0o700)?;
-        let view = View::of(layers);
-        if let Some((entry, _)) = view.find(b"") {
-            let stamp = entry.stamp(authority.owners() == Owners::True);
-            let op =
-                Op::Stamp(TREE.as_bytes().to_vec(), crate::authority::Stamp { xattrs: Vec::new(), ..stamp });
-            authority.perform(dir.as_fd(), &[op]).map_err(failed)?;
-        }
-        Ok(Self { dir, tree, work, layers: layers.to_vec() })
+    fn new(store: &Store, dir: Dir, driver: Arc<dyn Snapshotter>, layers: &[Layer]) -> Self {
+        Self { dir, driver, authority: store.authority.clone(), layers: layers.to_vec() }
     }
 
-    /// Opens what [`Self::make`] made.
-    pub(crate) fn open(dir: Dir, layers: Vec<Layer>) -> Result<Self> {
-        let tree = dir.dir(TREE)?;
-        let work = dir.dir(WORK)?;
-        Ok(Self { dir, tree, work, layers })
+    /// Makes one in `dir` by the store's driver.
+    pub(crate) fn prepare(store: &Store, dir: Dir, layers: &[Layer]) -> Result<Self> {
+        let upper = Self::new(store, dir, store.snapshotter()?, layers);
+        if upper.driver.name() != overlay::NAME {
+            upper.dir.write(DRIVER, upper.driver.name().as_bytes())?;
+        }
+        upper.driver.prepare(&upper.place(), layers)?;
+        Ok(upper)
+    }
+
+    fn view(store: &Store, dir: Dir, layers: &[Layer]) -> Result<Self> {
+        let upper = Self::new(store, dir, store.snapshotter()?, layers);
+        upper.driver.view(&upper.place(), layers)?;
+        Ok(upper)
+    }
+
+    /// Opens what [`Self::prepare`] made, maybe in another process.
+    pub(crate) fn open(store: &Store, dir: Dir, layers: &[Layer]) -> Result<Self> {
+        let driver = match dir.read(DRIVER)? {
+            None => Arc::new(OverlayDriver),
+            Some(name) => store.snapshotter_named(&String::from_utf8_lossy(&name))?,
+        };
+        Ok(Self::new(store, dir, driver, layers))
+    }
+
+    fn place(&self) -> Workspace<'_> {
+        Workspace { dir: &self.dir, authority: &*self.authority }
     }
 
     /// The layers, lowest first.
@@ -59,148 +238,49 @@ impl Upper {
         &self.layers
     }
 
-    /// The directory that takes changes.
+    /// Who made it.
+    #[must_use]
+    pub fn driver(&self) -> &dyn Snapshotter {
+        &*self.driver
+    }
+
+    /// How it is mounted.
     ///
     /// # Errors
     /// [`Error::Io`] when there are no descriptors left.
-    pub fn upper(&self) -> Result<OwnedFd> {
-        duplicate(self.tree.as_fd())
+    pub fn mount(&self) -> Result<Mount> {
+        self.driver.mount(&self.place(), &self.layers)
     }
 
-    /// The directory that overlayfs works in.
+    /// See [`Snapshotter::mount_points`].
     ///
     /// # Errors
-    /// As [`Self::upper`].
-    pub fn work(&self) -> Result<OwnedFd> {
-        duplicate(self.work.as_fd())
+    /// [`Error::Io`].
+    pub fn mount_points(&self, points: &[(Vec<u8>, bool)]) -> Result<()> {
+        self.driver.mount_points(&self.place(), points)
     }
 
-    /// The trees of the layers, topmost first: the order of overlayfs.
+    /// What was changed so far. Nothing may write in it meanwhile.
     ///
     /// # Errors
-    /// As [`Self::upper`].
-    pub fn lower(&self) -> Result<Vec<OwnedFd>> {
-        // A layer may be in a stack twice (two steps that did nothing); overlayfs takes a directory once. The topmost
-        // has everything that the lower ones have, so those can go.
-        let mut seen = std::collections::BTreeSet::new();
-        let mut hidden = false;
-        let fresh = self.layers.iter().rev().filter(|layer| {
-            let shows = !hidden && seen.insert(layer.key().clone());
-            // Overlayfs knows no opaque root: what is below such a layer is left out.
-            hidden |= matches!(
-                layer.index().entries.get(b"".as_slice()),
-                Some(Entry { kind: Kind::Directory { opaque: true }, .. })
-            );
-            shows
-        });
-        fresh.map(|layer| duplicate(layer.tree())).collect()
+    /// [`Error::Io`].
+    pub fn changes(&self) -> Result<Changes> {
+        self.driver.changes(&self.place(), &self.layers)
+    }
+
+    /// Opens the content of a changed file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_file(&self, path: &[u8]) -> Result<File> {
+        self.driver.open(&self.place(), path)
     }
 }
 
-/// The entries of a tree: what a process made or changed over `below`, and the blocks that they take in bytes. Digests
-/// of contents are left open.
-pub(crate) fn read_tree(
-    tree: &Dir,
-    below: &View,
-    authority: &dyn FileAuthority,
-) -> Result<(BTreeMap<Vec<u8>, Entry>, u64)> {
-    let found = authority.walk(tree.as_fd()).map_err(|source| Error::Io {
-        action: "read",
-        path: tree.path().to_owned(),
-        source,
-    })?;
-    let mut entries = BTreeMap::new();
-    let mut links: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let mut blocks = 0;
-    for found in found {
-        let Some(kind) = kind(&found, &mut links) else { continue };
-        let (uid, gid) = owner(&found, below, authority.owners());
-        let mut entry = match kind {
-            Kind::Whiteout => Entry::whiteout(),
-            kind => Entry::new(kind, found.mode & 0o7777, uid, gid, found.mtime),
-        };
-        if !matches!(entry.kind, Kind::Hardlink { .. }) {
-            blocks += found.blocks;
-        }
-        if !matches!(entry.kind, Kind::Whiteout) {
-            entry.xattrs = found.xattrs.into_iter().filter(|(name, _)| is_applied(name)).collect();
-        }
-        if let Kind::Symlink { .. } = entry.kind {
-            // Linux shows 0777 for every link; so do we.
-            entry.mode = 0o777;
-        }
-        entries.insert(found.path, entry);
+impl AsFd for Upper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
-    Ok((entries, blocks * 512))
-}
-
-/// `None`: nothing that an archive holds.
-fn kind(found: &Found, links: &mut BTreeMap<u64, Vec<u8>>) -> Option<Kind> {
-    let (inode, count) = found.inode;
-    let kind = FileType::from_raw_mode(found.mode);
-    if count > 1 && kind == FileType::RegularFile {
-        if let Some(first) = links.get(&inode) {
-            return Some(Kind::Hardlink { target: first.clone() });
-        }
-        links.insert(inode, found.path.clone());
-    }
-    Some(match kind {
-        FileType::Directory => {
-            let opaque = found.xattrs.iter().any(|(name, value)| name == OPAQUE_XATTR && value == b"y");
-            Kind::Directory { opaque }
-        }
-        FileType::RegularFile => Kind::File { size: found.size, digest: Digest::sha256(b"") },
-        FileType::Symlink => Kind::Symlink { target: found.target.clone() },
-        FileType::CharacterDevice if found.rdev == 0 => Kind::Whiteout,
-        FileType::CharacterDevice => Kind::CharDevice(found.rdev),
-        FileType::BlockDevice => Kind::BlockDevice(found.rdev),
-        FileType::Fifo => Kind::Fifo,
-        // A socket without its process means nothing; no archive holds one.
-        _ => return None,
-    })
-}
-
-/// Hashes what is left of `file`; gives its bytes.
-pub(crate) fn digest_into(file: &mut impl Read, digester: &mut Digester) -> std::io::Result<u64> {
-    copy_into(file, &mut std::io::sink(), digester)
-}
-
-/// Copies and hashes what is left of `from`; gives its bytes.
-pub(crate) fn copy_into(
-    from: &mut impl Read,
-    to: &mut impl Write,
-    digester: &mut Digester,
-) -> std::io::Result<u64> {
-    let mut buffer = vec![0; BUFFER];
-    let mut size = 0;
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(size),
-            Ok(count) => {
-                let chunk = buffer.get(..count).unwrap_or_default();
-                digester.update(chunk);
-                to.write_all(chunk)?;
-                size += count as u64;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The true owner of what was found. With a single id nobody can have given a file away: what was there before keeps
-/// its owner, what is new belongs to root of the container.
-fn owner(found: &Found, below: &View, owners: Owners) -> (u32, u32) {
-    match owners {
-        Owners::True => (found.uid, found.gid),
-        Owners::Single => below.file(&found.path).map_or((0, 0), |(entry, _)| (entry.uid, entry.gid)),
-    }
-}
-
-pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    // Reopened, not duplicated: a directory's position must not be shared.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::openat(fd, ".", flags, Mode::empty()).map_err(Error::io("open", "a layer's tree"))
 }
 
 /// An [`Upper`] that becomes a layer. Dropped before, it leaves nothing.
@@ -212,23 +292,38 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn prepare(transaction: Transaction, dir: Dir, layers: &[Layer]) -> Result<Self> {
-        let upper = Upper::make(dir, layers, transaction.store().authority())?;
-        Ok(Self { transaction, upper: Some(upper) })
+        Self::made(transaction, dir, |store, dir| Upper::prepare(store, dir, layers))
     }
 
-    /// A snapshot whose upper directory is in `dir` already, over nothing.
+    pub(crate) fn view(transaction: Transaction, dir: Dir, layers: &[Layer]) -> Result<Self> {
+        Self::made(transaction, dir, |store, dir| Upper::view(store, dir, layers))
+    }
+
+    /// A snapshot whose changes are in `dir` already, in overlay form and over nothing.
     pub(crate) fn over(transaction: Transaction, dir: Dir) -> Result<Self> {
-        dir.make_dir(WORK, 0o700)?;
-        let upper = Upper::open(dir, Vec::new())?;
-        Ok(Self { transaction, upper: Some(upper) })
+        Self::made(transaction, dir, |store, dir| Ok(Upper::new(store, dir, Arc::new(OverlayDriver), &[])))
     }
 
-    /// The directories to mount.
+    fn made(
+        transaction: Transaction,
+        dir: Dir,
+        make: impl FnOnce(&Store, Dir) -> Result<Upper>,
+    ) -> Result<Self> {
+        match make(transaction.store(), dir.clone()) {
+            Ok(upper) => Ok(Self { transaction, upper: Some(upper) }),
+            Err(error) => {
+                transaction.discard(&dir);
+                Err(error)
+            }
+        }
+    }
+
+    /// What is mounted.
     ///
     /// # Errors
     /// [`Error::Unsupported`] after it has ended, which no caller can see.
     pub fn upper(&self) -> Result<&Upper> {
-        self.upper.as_ref().ok_or_else(|| Error::Unsupported { what: "a snapshot that has ended".to_owned() })
+        self.upper.as_ref().ok_or_else(ended)
     }
 
     /// Makes the changes a layer: times later than `latest` become `latest`, in the tree too.
@@ -238,20 +333,35 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Io`].
     pub fn commit(mut self, latest: Option<Timestamp>) -> Result<Layer> {
-        let Some(upper) = self.upper.take() else {
-            return Err(Error::Unsupported { what: "a snapshot that has ended".to_owned() });
-        };
+        let upper = self.upper.take().ok_or_else(ended)?;
         let result = commit(&self.transaction, &upper, latest);
         if result.is_err() {
             self.transaction.discard(&upper.dir);
         }
         result
     }
+
+    /// Ends it without keeping anything.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove(mut self) -> Result<()> {
+        let upper = self.upper.take().ok_or_else(ended)?;
+        let removed = upper.driver.remove(&upper.place());
+        self.transaction.discard(&upper.dir);
+        removed
+    }
+}
+
+fn ended() -> Error {
+    Error::Unsupported { what: "a snapshot that has ended".to_owned() }
 }
 
 fn commit(transaction: &Transaction, upper: &Upper, latest: Option<Timestamp>) -> Result<Layer> {
     let authority = transaction.store().authority();
-    let (mut entries, allocated) = read_tree(&upper.tree, &View::of(&upper.layers), authority)?;
+    let Changes { mut entries, allocated } = upper.driver.commit(&upper.place(), &upper.layers)?;
+    let tree = upper.dir.dir(TREE)?;
+    upper.dir.unlink(DRIVER)?;
     let before: BTreeMap<Vec<u8>, (i64, u32)> =
         entries.iter().map(|(path, entry)| (path.clone(), entry.mtime)).collect();
     clamp(&mut entries, latest);
@@ -265,9 +375,8 @@ fn commit(transaction: &Transaction, upper: &Upper, latest: Option<Timestamp>) -
         .filter(|(path, entry)| is_clamped(path, entry))
         .map(|(path, entry)| Op::Touch(path.clone(), entry.mtime.0, entry.mtime.1))
         .collect();
-    authority.perform(upper.tree.as_fd(), &batch).map_err(failed)?;
-    upper.dir.remove_tree(WORK)?;
-    seal(transaction, &upper.dir, &upper.tree, entries, allocated, true)
+    authority.perform(tree.as_fd(), &batch).map_err(failed)?;
+    seal(transaction, &upper.dir, &tree, entries, allocated, true)
 }
 
 impl Drop for Snapshot {
@@ -275,11 +384,5 @@ impl Drop for Snapshot {
         if let Some(upper) = self.upper.take() {
             self.transaction.discard(&upper.dir);
         }
-    }
-}
-
-impl AsFd for Upper {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tree.as_fd()
     }
 }

@@ -1,16 +1,18 @@
 //! The store: opening it and finding things in it.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::additional::Shelf;
 use crate::authority::{Direct, FileAuthority};
 use crate::budget::Budget;
 use crate::disk::{Dir, Disk, json};
 use crate::error::{Error, Result};
 use crate::index::Summary;
 use crate::layer::{Layer, LayerKey};
+use crate::snapshot::Snapshotter;
 use crate::transaction::Transaction;
 
 pub(crate) const VERSION: &str = "VERSION";
@@ -34,6 +36,22 @@ impl Default for Version {
     }
 }
 
+impl Version {
+    /// A store with unknown features is not opened, or only to be read.
+    pub(crate) fn check(&self, path: &Path, to_write: bool) -> Result<()> {
+        let refuse = |feature: String| Err(Error::Incompatible { path: path.to_owned(), feature });
+        if self.format != 1 {
+            return refuse(format!("format {}", self.format));
+        }
+        let read_only = self.read_only_compatible.iter().filter(|_| to_write);
+        let mut features = self.incompatible.iter().chain(read_only);
+        match features.find(|feature| !KNOWN.contains(&feature.as_str())) {
+            Some(feature) => refuse(feature.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What can be chosen when a store is opened.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -44,6 +62,10 @@ pub struct StoreOptions {
     pub budget: Budget,
     /// Where changes are counted and, in tests, made to fail.
     pub disk: Arc<Disk>,
+    /// Who makes snapshots; `None`: what [`Store::probe`] chooses at the first one.
+    pub snapshotter: Option<Arc<dyn Snapshotter>>,
+    /// Stores below this one, first come first: their layers and images are used in place, read-only.
+    pub additional: Vec<PathBuf>,
 }
 
 impl Default for StoreOptions {
@@ -52,6 +74,8 @@ impl Default for StoreOptions {
             authority: Arc::new(Direct::detect()),
             budget: Budget::default(),
             disk: Arc::new(Disk::default()),
+            snapshotter: None,
+            additional: Vec::new(),
         }
     }
 }
@@ -74,6 +98,7 @@ pub(crate) struct Places {
     pub(crate) mounts: Dir,
     pub(crate) leases: Dir,
     pub(crate) ingest: Dir,
+    pub(crate) partial: Dir,
     pub(crate) trash: Dir,
 }
 
@@ -83,6 +108,10 @@ pub struct Store {
     pub(crate) places: Places,
     pub(crate) authority: Arc<dyn FileAuthority>,
     pub(crate) budget: Budget,
+    /// Who makes snapshots, once that is known.
+    pub(crate) driver: Arc<OnceLock<Arc<dyn Snapshotter>>>,
+    /// Stores below this one.
+    pub(crate) additional: Arc<[Shelf]>,
 }
 
 impl Store {
@@ -99,7 +128,7 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(path: &Path, options: StoreOptions) -> Result<Self> {
-        let root = Dir::root(path, options.disk)?;
+        let root = Dir::root(path, options.disk, options.authority.clone())?;
         let version = match root.read_plain_json::<Version>(VERSION)? {
             Some(version) => version,
             None => {
@@ -110,14 +139,7 @@ impl Store {
                 Version::default()
             }
         };
-        if version.format != 1 {
-            let feature = format!("format {}", version.format);
-            return Err(Error::Incompatible { path: path.to_owned(), feature });
-        }
-        if let Some(feature) = version.incompatible.iter().find(|feature| !KNOWN.contains(&feature.as_str()))
-        {
-            return Err(Error::Incompatible { path: path.to_owned(), feature: feature.clone() });
-        }
+        version.check(path, true)?;
         let place = |name| root.make_dir(name, 0o700);
         let cache = place("cache")?;
         let places = Places {
@@ -135,10 +157,15 @@ impl Store {
             mounts: place("mounts")?,
             leases: place("leases")?,
             ingest: place("ingest")?,
+            partial: place("partial")?,
             trash: place("trash")?,
             root,
         };
-        Ok(Self { places, authority: options.authority, budget: options.budget })
+        let driver = options.snapshotter.map_or_else(OnceLock::new, OnceLock::from);
+        let shelves = options.additional.iter().map(|path| Shelf::open(path, &options.authority));
+        let additional = shelves.collect::<Result<Vec<_>>>()?.into();
+        let StoreOptions { authority, budget, .. } = options;
+        Ok(Self { places, authority, budget, driver: Arc::new(driver), additional })
     }
 
     pub(crate) fn write_version(&self) -> Result<()> {
@@ -179,14 +206,15 @@ impl Store {
     /// [`Error::Damaged`].
     pub fn layer_summary(&self, key: &LayerKey) -> Result<Option<Summary>> {
         let name = format!("{}/{}", key.as_str(), crate::layer::INDEX);
-        let Some(bytes) = self.places.layers.read_head(&name, Summary::LIMIT)? else { return Ok(None) };
-        let damaged =
-            |reason: &str| Error::Damaged { path: self.places.layers.at(&name), reason: reason.to_owned() };
-        Summary::decode(&bytes).map(Some).map_err(damaged)
+        self.search(&self.places.layers, |shelf| &shelf.layers, |layers| {
+            let Some(bytes) = layers.read_head(&name, Summary::LIMIT)? else { return Ok(None) };
+            let damaged = |reason: &str| Error::Damaged { path: layers.at(&name), reason: reason.to_owned() };
+            Summary::decode(&bytes).map(Some).map_err(damaged)
+        })
     }
 
     pub(crate) fn find_layer(&self, key: &LayerKey) -> Result<Option<Layer>> {
-        Layer::load(&self.places.layers, key.as_str())
+        self.search(&self.places.layers, |shelf| &shelf.layers, |layers| Layer::load(layers, key.as_str()))
     }
 }
 

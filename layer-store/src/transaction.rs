@@ -19,13 +19,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use image_core::{Descriptor, DiffId, MediaType};
 use rustix::io::Errno;
 
-use crate::blob::{Encoding, Ingest, file_name};
+use crate::blob::{Encoding, file_name};
 use crate::compose::Composer;
 use crate::compress::Source;
 use crate::disk::{Dir, unique};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::layer::{INDEX, Layer, LayerKey, TREE};
+use crate::ingest::Ingest;
 use crate::lease::Lease;
 use crate::lower::{Coming, Lower};
 use crate::snapshot::Snapshot;
@@ -114,11 +115,15 @@ impl Transaction {
             return Ok(Some(layer));
         }
         let name = file_name(diff_id.digest());
-        let Some(paths) = self.0.store.places.borrows.read_json::<Vec<String>>(&name)? else {
-            return Ok(None);
-        };
-        let paths = paths.iter().filter_map(|path| unhex(path)).collect();
-        self.layer(&LayerKey::new(diff_id, borrowed(&paths, below).as_ref()))
+        let store = &self.0.store;
+        for dir in store.shelves(&store.places.borrows, |shelf| &shelf.borrows) {
+            let Some(paths) = dir.read_json::<Vec<String>>(&name)? else { continue };
+            let paths = paths.iter().filter_map(|path| unhex(path)).collect();
+            if let Some(layer) = self.layer(&LayerKey::new(diff_id, borrowed(&paths, below).as_ref()))? {
+                return Ok(Some(layer));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes a blob. `expected` says what its bytes must be.
@@ -127,6 +132,15 @@ impl Transaction {
     /// [`Error::Io`].
     pub fn ingest(&self, expected: &Descriptor) -> Result<Ingest> {
         Ingest::new(self.0.blobs.clone(), Some(expected.clone()), expected.media_type.clone())
+    }
+
+    /// As [`Self::ingest`], but goes on with what an earlier attempt left, maybe in a process that is gone: see
+    /// [`Ingest::offset`]. What this one leaves when it is dropped stays for the next.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn resume(&self, expected: &Descriptor) -> Result<Ingest> {
+        Ingest::resume(&self.0.store.places, self.0.blobs.clone(), expected)
     }
 
     /// Takes a blob whose digest is not known before; it will be a sha256.
@@ -172,7 +186,7 @@ impl Transaction {
         if let Some(file) = self.0.blobs.open(&name)? {
             return Ok(file);
         }
-        let file = self.0.store.places.blobs.open(&name)?;
+        let file = self.0.store.open_blob(&name)?;
         file.ok_or_else(|| Error::NotFound { kind: "blob", name: descriptor.digest.to_string() })
     }
 
@@ -245,7 +259,10 @@ impl Transaction {
         if let Some(layer) = self.layer(&LayerKey::new(diff_id, None))? {
             return Ok(UnpackedLayer { layer, degraded: Vec::new() });
         }
-        let borrows = self.0.store.places.borrows.exists(&file_name(diff_id.digest()));
+        let name = file_name(diff_id.digest());
+        let store = &self.0.store;
+        let mut hints = store.shelves(&store.places.borrows, |shelf| &shelf.borrows);
+        let borrows = hints.any(|hints| hints.exists(&name));
         if (twin || borrows)
             && let Some(layer) = self.find(diff_id, below.view()?)?
         {
@@ -371,6 +388,14 @@ impl Transaction {
     /// [`Error::Io`].
     pub fn snapshot(&self, layers: &[Layer]) -> Result<Snapshot> {
         Snapshot::prepare(self.clone(), self.work()?, layers)
+    }
+
+    /// What `layers` show, to be mounted and not changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn view(&self, layers: &[Layer]) -> Result<Snapshot> {
+        Snapshot::view(self.clone(), self.work()?, layers)
     }
 
     /// Remembers how the layer `diff_id` was encoded.
@@ -502,7 +527,7 @@ fn publish(from: &Dir, name: &str, to: &Dir) -> Result<()> {
     }
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let pair = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
     if text.len() % 2 == 1 {
         return None;

@@ -218,7 +218,7 @@ impl Store {
         usage.records += places.root.allocated("cache") + places.root.allocated(crate::store::VERSION);
         usage.volumes_size = places.volumes.disk_usage()?;
         usage.mounts_size = places.mounts.disk_usage()?;
-        for place in [&places.ingest, &places.trash] {
+        for place in [&places.ingest, &places.partial, &places.trash] {
             usage.staging += place.disk_usage()?;
         }
         Ok(usage)
@@ -227,7 +227,9 @@ impl Store {
     /// What a layer is said to be large, and what its files take on disk: from the head of its index.
     pub(crate) fn layer_usage(&self, key: &crate::LayerKey) -> Result<(u64, u64)> {
         let Some(summary) = self.layer_summary(key)? else { return Ok((0, 0)) };
-        Ok((summary.size, summary.allocated))
+        // What an additional store has costs this one nothing.
+        let is_own = self.additional.is_empty() || self.places.layers.exists(key.as_str());
+        Ok((summary.size, if is_own { summary.allocated } else { 0 }))
     }
 
     fn blob_size(&self, digest: &Digest) -> u64 {

@@ -370,18 +370,19 @@ fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(V
     Ok(found)
 }
 
-/// Bytes on disk of `dir` and everything below, each inode once.
-pub(crate) fn disk_usage(dir: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut seen = std::collections::BTreeSet::new();
+/// Bytes on disk of `dir` and everything below, each inode once; and whether every directory could be looked into.
+pub(crate) fn disk_usage(dir: BorrowedFd<'_>) -> io::Result<(u64, bool)> {
+    let mut measure = Measure { seen: std::collections::BTreeSet::new(), is_complete: true };
     let own = u64::try_from(fs::fstat(dir)?.st_blocks).unwrap_or(0);
-    Ok((own + blocks_below(dir, 0, &mut seen)?) * 512)
+    Ok(((own + blocks_below(dir, 0, &mut measure)?) * 512, measure.is_complete))
 }
 
-fn blocks_below(
-    dir: BorrowedFd<'_>,
-    depth: usize,
-    seen: &mut std::collections::BTreeSet<u64>,
-) -> io::Result<u64> {
+struct Measure {
+    seen: std::collections::BTreeSet<u64>,
+    is_complete: bool,
+}
+
+fn blocks_below(dir: BorrowedFd<'_>, depth: usize, measure: &mut Measure) -> io::Result<u64> {
     if depth > DEPTH_LIMIT {
         return Err(io::Error::other("the tree is too deep"));
     }
@@ -389,11 +390,15 @@ fn blocks_below(
     for name in names(dir)? {
         let Ok(stat) = fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if is_directory || stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+        if is_directory || stat.st_nlink == 1 || measure.seen.insert(stat.st_ino) {
             blocks += u64::try_from(stat.st_blocks).unwrap_or(0);
         }
-        if is_directory && let Ok(inner) = open_for_reading(dir, &name) {
-            blocks += blocks_below(inner.as_fd(), depth + 1, seen)?;
+        if is_directory {
+            match open_for_reading(dir, &name) {
+                Ok(inner) => blocks += blocks_below(inner.as_fd(), depth + 1, measure)?,
+                Err(Errno::NOENT) => {}
+                Err(_) => measure.is_complete = false,
+            }
         }
     }
     Ok(blocks)

@@ -12,6 +12,7 @@ mod differential;
 mod layers;
 mod peers;
 mod power;
+mod snapshots;
 mod store;
 mod tarball;
 mod usage;
