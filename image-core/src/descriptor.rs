@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::error::DocumentError;
 use crate::json::{Unknown, null_as_default};
 use crate::media_type::MediaType;
 use crate::platform::Platform;
@@ -63,5 +66,77 @@ impl Descriptor {
     #[must_use]
     pub fn of(media_type: MediaType, bytes: &[u8]) -> Self {
         Self::new(media_type, Digest::sha256(bytes), bytes.len() as u64)
+    }
+
+    /// The same, for an image that runs on `platform`.
+    #[must_use]
+    pub fn with_platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+
+    /// The same with one more annotation.
+    #[must_use]
+    pub fn with_annotation(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.annotations.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same for an artifact of this type.
+    #[must_use]
+    pub fn with_artifact_type(mut self, artifact_type: impl Into<String>) -> Self {
+        self.artifact_type = Some(artifact_type.into());
+        self
+    }
+
+    /// The descriptor of `bytes`, by sha256, with the bytes in it.
+    #[must_use]
+    pub fn embedding(media_type: MediaType, bytes: &[u8]) -> Self {
+        Self { data: Some(STANDARD.encode(bytes)), ..Self::of(media_type, bytes) }
+    }
+
+    /// The bytes that are embedded in it, if there are any, verified: they must have its size and digest.
+    ///
+    /// # Errors
+    /// [`DocumentError::Data`], [`DocumentError::DigestMismatch`].
+    pub fn embedded(&self) -> Result<Option<Vec<u8>>, DocumentError> {
+        let Some(text) = &self.data else { return Ok(None) };
+        let bad = |reason: String| DocumentError::Data { digest: self.digest.to_string(), reason };
+        // Refused before they are decoded: base64 has four characters for three bytes.
+        let least = u64::try_from(text.len()).unwrap_or(u64::MAX) / 4 * 3;
+        if least > self.size.saturating_add(2) {
+            return Err(bad(format!("{} characters for {} bytes", text.len(), self.size)));
+        }
+        let bytes = STANDARD.decode(text).map_err(|error| bad(error.to_string()))?;
+        if bytes.len() as u64 != self.size {
+            return Err(bad(format!("{} bytes and not {}", bytes.len(), self.size)));
+        }
+        let actual = Digest::of(self.digest.algorithm(), &bytes);
+        if actual != self.digest {
+            let (expected, actual) = (self.digest.to_string(), actual.to_string());
+            return Err(DocumentError::DigestMismatch { expected, actual });
+        }
+        Ok(Some(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embedded_bytes_are_checked() {
+        let config = Descriptor::embedding(MediaType::OciEmpty, b"{}");
+        assert_eq!((config.data.as_deref(), config.embedded().unwrap()), (Some("e30="), Some(b"{}".to_vec())));
+        assert_eq!(Descriptor::of(MediaType::OciEmpty, b"{}").embedded().unwrap(), None);
+        let with = |data: &str, size| {
+            let data = Some(data.to_owned());
+            Descriptor { data, size, ..config.clone() }.embedded()
+        };
+        assert!(matches!(with("e30=", 3), Err(DocumentError::Data { .. })), "another size");
+        assert!(matches!(with("e31=", 2), Err(DocumentError::Data { .. } | DocumentError::DigestMismatch { .. })));
+        assert!(matches!(with("W10=", 2), Err(DocumentError::DigestMismatch { .. })), "other bytes");
+        assert!(matches!(with("e3 0", 2), Err(DocumentError::Data { .. })), "no base64");
+        assert!(matches!(with(&"AAAA".repeat(100_000), 2), Err(DocumentError::Data { .. })), "too long");
     }
 }

@@ -127,6 +127,28 @@ pub enum DocumentError {
         /// The media type, where there is one.
         media_type: Option<String>,
     },
+    /// A manifest must have a blob for each layer of its config.
+    #[error("a config of {layers} layers and {blobs} blobs for them")]
+    Layers {
+        /// In the config.
+        layers: usize,
+        /// For the manifest.
+        blobs: usize,
+    },
+    /// The bytes embedded in a descriptor are not what it says.
+    #[error("the data embedded in the descriptor of {digest} are not of it: {reason}")]
+    Data {
+        /// The digest in the descriptor.
+        digest: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// It holds something that the other format has no place for.
+    #[error("docker's format has no place for {what}")]
+    NotDocker {
+        /// What would be lost: `annotations`, `subject`.
+        what: String,
+    },
     /// The bytes do not have the digest or the size that was promised.
     #[error("expected {expected}, got {actual}")]
     DigestMismatch {

@@ -53,6 +53,12 @@ impl Index {
         }
     }
 
+    /// A docker manifest list of `manifests`.
+    #[must_use]
+    pub fn docker(manifests: Vec<Descriptor>) -> Self {
+        Self { media_type: Some(MediaType::DockerIndex), ..Self::oci(manifests) }
+    }
+
     /// The manifest that suits `wanted` best; the first of equals.
     ///
     /// Entries for `unknown/unknown` (attestations) are passed over. An entry without a platform suits only when

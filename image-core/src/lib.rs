@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blob;
+mod builder;
 mod config;
 mod convert;
 mod descriptor;
@@ -41,11 +42,14 @@ mod manifest;
 mod media_type;
 mod platform;
 mod reference;
+#[cfg(feature = "proptest")]
+pub mod strategies;
 mod timestamp;
 pub mod whiteout;
 
 // The public interface is:
 pub use blob::{BlobSink, BlobSource, MemoryBlob};
+pub use builder::ConfigBuilder;
 pub use config::{ContainerConfig, Healthcheck, ImageConfig, Rootfs};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Digester, hex};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Descriptor;
+use crate::error::DocumentError;
 use crate::json::{Unknown, null_as_default};
 use crate::media_type::MediaType;
 
@@ -53,5 +54,76 @@ impl Manifest {
             annotations: BTreeMap::new(),
             unknown: Unknown::new(),
         }
+    }
+
+    /// A docker manifest (schema 2) of `config` and `layers`, lowest first.
+    #[must_use]
+    pub fn docker(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self { media_type: Some(MediaType::DockerManifest), ..Self::oci(config, layers) }
+    }
+
+    /// The same image as OCI writes it. Config and layers are the same bytes under other names.
+    #[must_use]
+    pub fn to_oci(&self) -> Self {
+        let mut manifest = self.clone();
+        manifest.media_type = Some(MediaType::OciManifest);
+        for blob in std::iter::once(&mut manifest.config).chain(&mut manifest.layers) {
+            blob.media_type = blob.media_type.to_oci();
+        }
+        manifest
+    }
+
+    /// The same image as docker's schema 2 writes it.
+    ///
+    /// # Errors
+    /// [`DocumentError::NotDocker`] when something would be lost, or is no image.
+    pub fn to_docker(&self) -> Result<Self, DocumentError> {
+        let lost = |what: &str| Err(DocumentError::NotDocker { what: what.to_owned() });
+        if self.artifact_type.is_some() {
+            return lost("artifactType");
+        }
+        if self.subject.is_some() {
+            return lost("subject");
+        }
+        if !self.annotations.is_empty() {
+            return lost("annotations");
+        }
+        let mut manifest = self.clone();
+        manifest.media_type = Some(MediaType::DockerManifest);
+        for blob in std::iter::once(&mut manifest.config).chain(&mut manifest.layers) {
+            let media_type = blob.media_type.to_docker();
+            if !(media_type.is_config() || media_type.layer_compression().is_some()) {
+                return lost(media_type.as_str());
+            }
+            if !blob.annotations.is_empty() || blob.data.is_some() {
+                return lost("annotations or data of a blob");
+            }
+            blob.media_type = media_type;
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media_type::Compression;
+
+    #[test]
+    fn docker_and_oci_are_the_same_image() {
+        let config = Descriptor::of(MediaType::OciConfig, b"{}");
+        let layer = Descriptor::of(MediaType::OciLayer(Compression::Gzip), b"layer");
+        let oci = Manifest::oci(config, vec![layer]);
+        let docker = oci.to_docker().unwrap();
+        assert_eq!(docker.config.media_type, MediaType::DockerConfig);
+        assert_eq!(docker.layers[0].media_type, MediaType::DockerLayer(Compression::Gzip));
+        assert_eq!(docker.to_oci(), oci);
+        assert_eq!(docker.to_docker().unwrap(), docker);
+        let annotated =
+            Manifest { annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]), ..oci.clone() };
+        assert!(matches!(annotated.to_docker(), Err(DocumentError::NotDocker { .. })));
+        let mut artifact = oci;
+        artifact.layers[0].media_type = MediaType::parse("application/x-thing");
+        assert!(matches!(artifact.to_docker(), Err(DocumentError::NotDocker { .. })));
     }
 }

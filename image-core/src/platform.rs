@@ -3,15 +3,17 @@
 //! Source: image-spec `image-index.md` for the fields; containerd's `platforms` for aliases and variants, since that
 //! is what docker and BuildKit print.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{PlatformError, excerpt};
+use crate::json::{Unknown, null_as_default};
 
 /// What an image runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Platform {
     /// The processor, in Go's words: `amd64`, `arm64`.
@@ -22,11 +24,41 @@ pub struct Platform {
     #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// Features that the operating system must have.
-    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "os.features",
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub os_features: Vec<String>,
     /// The variant of the processor: `v7`, `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+    /// Members that this crate does not know.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Platform {
+    /// What it is ordered by: text of everything.
+    fn order(&self) -> (&str, &str, Option<&str>, Option<&str>, &[String], String) {
+        // No value in a map with text for keys fails to be written.
+        let unknown = serde_json::to_string(&self.unknown).unwrap_or_default();
+        let (variant, version) = (self.variant.as_deref(), self.os_version.as_deref());
+        (&self.os, &self.architecture, variant, version, &self.os_features, unknown)
+    }
+}
+
+impl Ord for Platform {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Platform {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Platform {
@@ -112,10 +144,13 @@ impl Platform {
     pub fn rank(&self, other: &Self) -> Option<u32> {
         let (wanted, offered) = (self.clone().normalised(), other.clone().normalised());
         if wanted.os != offered.os || wanted.architecture != offered.architecture {
-            // A 64-bit arm host also runs 32-bit programs, less well.
-            let runs =
-                wanted.os == offered.os && wanted.architecture == "arm64" && offered.architecture == "arm";
-            return runs.then(|| 100 + 8_u32.saturating_sub(level(&offered)));
+            // 64-bit processors also run 32-bit programs, less well.
+            let runs = match (wanted.architecture.as_str(), offered.architecture.as_str()) {
+                ("arm64", "arm") => Some(100 + 8_u32.saturating_sub(level(&offered))),
+                ("amd64", "386") => Some(100),
+                _ => None,
+            };
+            return runs.filter(|_| wanted.os == offered.os);
         }
         let (have, need) = (level(&wanted), level(&offered));
         if need > have {
@@ -242,5 +277,9 @@ mod tests {
         assert_eq!(v7.rank(&v6), Some(1));
         assert_eq!(v7.rank(&v8), None);
         assert_eq!(v7.rank(&Platform::new("linux", "amd64")), None);
+        let amd64 = Platform::parse("linux/amd64/v2").unwrap();
+        let ranks = ["linux/amd64/v2", "linux/amd64", "linux/386", "linux/amd64/v3", "windows/386"]
+            .map(|other| amd64.rank(&Platform::parse(other).unwrap()));
+        assert_eq!(ranks, [Some(0), Some(1), Some(100), None, None]);
     }
 }

@@ -1,4 +1,6 @@
 //! Everything that image-core promises about real data.
 
+mod documents;
 mod json;
 mod references;
+mod spec;

@@ -390,6 +390,28 @@ impl Client {
         self.stream_into(self.blob(repository, descriptor).await?, sink).await
     }
 
+    /// As [`Client::blob_into`], for a sink that has the first `have` bytes already; `digester` has seen those.
+    ///
+    /// # Errors
+    /// As [`Client::blob_into`].
+    ///
+    /// # Cancel safety
+    /// As [`Client::blob_into`].
+    pub async fn blob_rest_into<S: BlobSink + 'static>(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        have: u64,
+        digester: Digester,
+        sink: S,
+    ) -> Result<S> {
+        if have == descriptor.size {
+            self.blob_from(repository, descriptor, have, digester).await?;
+            return Ok(sink);
+        }
+        self.stream_into(self.blob_from(repository, descriptor, have, digester).await?, sink).await
+    }
+
     async fn stream_into<S: BlobSink + 'static>(&self, mut stream: BlobStream, mut sink: S) -> Result<S> {
         let digest = stream.descriptor.digest;
         let mut digester = stream.digester.take().unwrap_or_else(|| Digester::new(digest.algorithm()));
