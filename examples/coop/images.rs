@@ -220,7 +220,7 @@ pub(crate) fn save(engine: &Engine, output: Option<PathBuf>, names: &[String]) -
 }
 
 pub(crate) fn load(engine: &Engine, input: Option<PathBuf>) -> Outcome {
-    let mut source: Box<dyn io::Read> = match input {
+    let mut source: Box<dyn io::Read + Send> = match input {
         None => Box::new(io::stdin()),
         Some(path) => Box::new(File::open(path)?),
     };

@@ -127,14 +127,20 @@ mod tests {
     #[test]
     fn embedded_bytes_are_checked() {
         let config = Descriptor::embedding(MediaType::OciEmpty, b"{}");
-        assert_eq!((config.data.as_deref(), config.embedded().unwrap()), (Some("e30="), Some(b"{}".to_vec())));
+        assert_eq!(
+            (config.data.as_deref(), config.embedded().unwrap()),
+            (Some("e30="), Some(b"{}".to_vec()))
+        );
         assert_eq!(Descriptor::of(MediaType::OciEmpty, b"{}").embedded().unwrap(), None);
         let with = |data: &str, size| {
             let data = Some(data.to_owned());
             Descriptor { data, size, ..config.clone() }.embedded()
         };
         assert!(matches!(with("e30=", 3), Err(DocumentError::Data { .. })), "another size");
-        assert!(matches!(with("e31=", 2), Err(DocumentError::Data { .. } | DocumentError::DigestMismatch { .. })));
+        assert!(matches!(
+            with("e31=", 2),
+            Err(DocumentError::Data { .. } | DocumentError::DigestMismatch { .. })
+        ));
         assert!(matches!(with("W10=", 2), Err(DocumentError::DigestMismatch { .. })), "other bytes");
         assert!(matches!(with("e3 0", 2), Err(DocumentError::Data { .. })), "no base64");
         assert!(matches!(with(&"AAAA".repeat(100_000), 2), Err(DocumentError::Data { .. })), "too long");

@@ -114,8 +114,7 @@ pub fn platform() -> impl Strategy<Value = Platform> {
 
 /// Media types of layers, docker's and OCI's.
 pub fn layer_media_type() -> impl Strategy<Value = MediaType> {
-    let compression =
-        prop_oneof![Just(Compression::None), Just(Compression::Gzip), Just(Compression::Zstd)];
+    let compression = prop_oneof![Just(Compression::None), Just(Compression::Gzip), Just(Compression::Zstd)];
     (compression, any::<bool>()).prop_map(|(compression, docker)| {
         if docker { MediaType::DockerLayer(compression) } else { MediaType::OciLayer(compression) }
     })
@@ -125,22 +124,21 @@ pub fn layer_media_type() -> impl Strategy<Value = MediaType> {
 pub fn descriptor(media_type: impl Strategy<Value = MediaType>) -> impl Strategy<Value = Descriptor> {
     let extra = (vec(key(), 0..2), text_map(), option::of(platform()), option::of(key()), unknown());
     let core = (media_type, digest(), 0..=i64::MAX.unsigned_abs());
-    (core, extra).prop_map(|((media_type, digest, size), (urls, annotations, platform, artifact_type, unknown))| {
-        Descriptor {
+    (core, extra).prop_map(
+        |((media_type, digest, size), (urls, annotations, platform, artifact_type, unknown))| Descriptor {
             urls,
             annotations,
             platform,
             artifact_type,
             unknown,
             ..Descriptor::new(media_type, digest, size)
-        }
-    })
+        },
+    )
 }
 
 /// Manifests, docker's and OCI's, with and without a media type inside.
 pub fn manifest() -> impl Strategy<Value = Manifest> {
-    let media_type =
-        option::of(prop_oneof![Just(MediaType::OciManifest), Just(MediaType::DockerManifest)]);
+    let media_type = option::of(prop_oneof![Just(MediaType::OciManifest), Just(MediaType::DockerManifest)]);
     let config = descriptor(prop_oneof![Just(MediaType::OciConfig), Just(MediaType::DockerConfig)]);
     let layers = vec(descriptor(layer_media_type()), 0..5);
     let subject = option::of(descriptor(Just(MediaType::OciManifest)));
@@ -160,9 +158,14 @@ pub fn index() -> impl Strategy<Value = Index> {
     let media_type = option::of(prop_oneof![Just(MediaType::OciIndex), Just(MediaType::DockerIndex)]);
     let manifests =
         vec(descriptor(prop_oneof![Just(MediaType::OciManifest), Just(MediaType::DockerManifest)]), 0..5);
-    (media_type, manifests, text_map(), unknown()).prop_map(|(media_type, manifests, annotations, unknown)| {
-        Index { media_type, annotations, unknown, ..Index::oci(manifests) }
-    })
+    (media_type, manifests, text_map(), unknown()).prop_map(
+        |(media_type, manifests, annotations, unknown)| Index {
+            media_type,
+            annotations,
+            unknown,
+            ..Index::oci(manifests)
+        },
+    )
 }
 
 /// One step of an image's making.

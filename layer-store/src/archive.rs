@@ -162,7 +162,7 @@ fn archive_stream<W: Write>(
 ///
 /// # Errors
 /// [`Error::Stream`], [`Error::Layer`] and whatever unpacking can meet; nothing is kept then.
-pub fn load(store: &Store, source: &mut dyn Read, now: Option<Timestamp>) -> Result<Vec<Loaded>> {
+pub fn load(store: &Store, source: &mut (dyn Read + Send), now: Option<Timestamp>) -> Result<Vec<Loaded>> {
     load_allowing(store, source, now, &|_| true)
 }
 
@@ -173,19 +173,14 @@ pub fn load(store: &Store, source: &mut dyn Read, now: Option<Timestamp>) -> Res
 /// As [`load`].
 pub fn load_allowing(
     store: &Store,
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     now: Option<Timestamp>,
     allowed: &dyn Fn(&Reference) -> bool,
 ) -> Result<Vec<Loaded>> {
     let work = store.begin()?;
     let mut members: BTreeMap<String, Descriptor> = BTreeMap::new();
     let mut links: BTreeMap<String, String> = BTreeMap::new();
-    let (compression, source) = crate::compress::sniff(source).map_err(fail)?;
-    let plain: Box<dyn Read> = match compression {
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        Compression::None => Box::new(source),
-        _ => return Err(Error::Unsupported { what: "an archive in this compression".to_owned() }),
-    };
+    let plain = crate::compress::Source::sniffed(source).map_err(fail)?;
     let mut archive = tar::Archive::new(plain);
     for member in archive.entries().map_err(fail)? {
         let mut member = member.map_err(fail)?;

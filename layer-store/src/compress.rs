@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image_core::Compression;
 
 mod gzip;
+mod rare;
 
 pub use gzip::{GZIP_ENCODER, GzipWriter};
 
@@ -78,8 +79,11 @@ impl<'a> Source<'a> {
         let consumed = Arc::new(AtomicU64::new(0));
         let counted = Counted { inner: reader, count: consumed.clone() };
         let (compression, source) = sniff(counted)?;
-        let reader = decoder(source, compression)?;
-        Ok(Self { reader, consumed: (compression != Compression::None).then_some(consumed) })
+        let (is_compressed, reader) = match compression {
+            Compression::None => rare::decoder(source)?,
+            known => (true, decoder(source, known)?),
+        };
+        Ok(Self { reader, consumed: is_compressed.then_some(consumed) })
     }
 
     /// How many compressed bytes were read so far; `None` when the stream is plain.
@@ -157,6 +161,40 @@ mod tests {
         let bytes = writer.finish().unwrap();
         decoder(bytes.as_slice(), Compression::Gzip).unwrap().read_to_end(&mut back).unwrap();
         assert!(back == text);
+    }
+
+    #[cfg(all(feature = "bzip2", feature = "xz"))]
+    #[test]
+    fn bzip2_and_xz_are_read_and_bounded() {
+        let text: Vec<u8> = sample().into_iter().take(600_000).collect();
+        let mut bzip2 = Vec::new();
+        for part in text.chunks(250_000) {
+            let mut writer = bzip2::write::BzEncoder::new(&mut bzip2, bzip2::Compression::fast());
+            writer.write_all(part).unwrap();
+            writer.finish().unwrap();
+        }
+        let options = lzma_rust2::XzOptions::with_preset(6);
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        writer.write_all(&text).unwrap();
+        let xz = writer.finish().unwrap();
+        for bytes in [bzip2, xz] {
+            let mut back = Vec::new();
+            let mut source = Source::sniffed(bytes.as_slice()).unwrap();
+            source.read_to_end(&mut back).unwrap();
+            assert!(back == text);
+            assert_eq!(source.consumed(), Some(bytes.len() as u64), "the ratio is watched");
+        }
+        let mut options = lzma_rust2::XzOptions::with_preset(1);
+        options.lzma_options.dict_size = 512 << 20;
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        writer.write_all(b"small").unwrap();
+        let huge = writer.finish().unwrap();
+        let error = Source::sniffed(huge.as_slice()).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("mem"), "{error}");
+        // A name is no mark.
+        let mut plain = b"BZh91AY".to_vec();
+        plain.resize(1_024, 0);
+        assert_eq!(Source::sniffed(plain.as_slice()).unwrap().consumed(), None);
     }
 
     #[test]

@@ -148,7 +148,12 @@ fn shown(entry: &Entry, owners: Owners) -> Shown {
         mode: if is_link { 0o777 } else { entry.mode },
         owner: (owners == Owners::True).then_some((entry.uid, entry.gid)),
         mtime: entry.mtime,
-        xattrs: entry.xattrs.iter().filter(|(name, _)| is_applied(name)).map(|(a, b)| (a.clone(), b.clone())).collect(),
+        xattrs: entry
+            .xattrs
+            .iter()
+            .filter(|(name, _)| is_applied(name))
+            .map(|(a, b)| (a.clone(), b.clone()))
+            .collect(),
     }
 }
 
@@ -160,18 +165,16 @@ fn look(root: &Root) -> Result<Tree, Box<dyn Error>> {
     for found in direct.walk(root.held.as_fd())? {
         let kind = match FileType::from_raw_mode(found.mode) {
             FileType::Directory => Kind::Directory { opaque: false },
-            FileType::RegularFile => {
-                match first.get(&found.inode.0) {
-                    Some(target) if found.inode.1 > 1 => Kind::Hardlink { target: target.clone() },
-                    _ => {
-                        first.insert(found.inode.0, found.path.clone());
-                        let mut content = Vec::new();
-                        let mut file = crate::pack::open(&direct, root.held.as_fd(), &found.path)?;
-                        io::Read::read_to_end(&mut file, &mut content)?;
-                        Kind::File { size: found.size, digest: Digest::sha256(&content) }
-                    }
+            FileType::RegularFile => match first.get(&found.inode.0) {
+                Some(target) if found.inode.1 > 1 => Kind::Hardlink { target: target.clone() },
+                _ => {
+                    first.insert(found.inode.0, found.path.clone());
+                    let mut content = Vec::new();
+                    let mut file = crate::pack::open(&direct, root.held.as_fd(), &found.path)?;
+                    io::Read::read_to_end(&mut file, &mut content)?;
+                    Kind::File { size: found.size, digest: Digest::sha256(&content) }
                 }
-            }
+            },
             FileType::Symlink => Kind::Symlink { target: found.target.clone() },
             FileType::CharacterDevice => Kind::CharDevice(found.rdev),
             FileType::BlockDevice => Kind::BlockDevice(found.rdev),

@@ -336,7 +336,8 @@ impl Dir {
         self.disk.change("remove", &self.at(name))?;
         let op = crate::authority::Op::Remove(name.as_bytes().to_vec());
         let removed = self.authority.perform(self.as_fd(), &[op]);
-        let fail = |error: BatchError| Error::Io { action: "remove", path: self.at(name), source: error.source };
+        let fail =
+            |error: BatchError| Error::Io { action: "remove", path: self.at(name), source: error.source };
         removed.map(drop).map_err(fail)
     }
 

@@ -159,7 +159,8 @@ impl Store {
     /// [`Error::NotFound`].
     pub fn image(&self, id: &ImageId) -> Result<ImageRecord> {
         let name = file_name(id.digest());
-        let record = self.search(&self.places.images, |shelf| &shelf.images, |images| images.read_json(&name))?;
+        let record =
+            self.search(&self.places.images, |shelf| &shelf.images, |images| images.read_json(&name))?;
         record.ok_or_else(|| Error::NotFound { kind: "image", name: id.to_string() })
     }
 
@@ -337,7 +338,8 @@ impl Store {
     /// [`Error::Io`]; [`Error::InUse`] for an image of an additional store.
     pub fn remove_image(&self, id: &ImageId) -> Result<()> {
         let file = file_name(id.digest());
-        if self.additional.iter().any(|shelf| shelf.images.exists(&file)) && !self.places.images.exists(&file) {
+        if self.additional.iter().any(|shelf| shelf.images.exists(&file)) && !self.places.images.exists(&file)
+        {
             let by = "an additional store".to_owned();
             return Err(Error::InUse { kind: "image", name: id.to_string(), by });
         }

@@ -47,9 +47,8 @@ impl Ingest {
     pub(crate) fn new(staging: Dir, expected: Option<Descriptor>, media_type: MediaType) -> Result<Self> {
         let name = format!("part-{}", unique());
         let file = staging.create(&name)?;
-        let algorithm = expected
-            .as_ref()
-            .map_or(Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
+        let algorithm =
+            expected.as_ref().map_or(Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
         let digester = Digester::new(algorithm);
         let (place, offset, end) = (staging.clone(), 0, End::Remove);
         Ok(Self { expected, media_type, digester, size: 0, file, name, place, staging, offset, end })

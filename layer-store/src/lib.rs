@@ -101,7 +101,8 @@ pub use layer::{Layer, LayerKey, chain_id};
 pub use prune::{CachePolicy, ImagePolicy, PrunedImage, PrunedRecord, Reason};
 pub use repair::Repaired;
 pub use snapshot::{
-    Candidate, Changes, CopyDriver, Cost, Mount, OverlayDriver, Probe, Snapshot, Snapshotter, Upper, Verdict, Workspace,
+    Candidate, Changes, CopyDriver, Cost, Mount, OverlayDriver, Probe, Snapshot, Snapshotter, Upper, Verdict,
+    Workspace,
 };
 pub use store::{Store, StoreOptions};
 pub use tar_reader::list;

@@ -149,18 +149,28 @@ impl Transaction {
     /// # Errors
     /// [`Error::Io`].
     pub fn layer_from_directory(&self, path: &Path, latest: Option<Timestamp>) -> Result<Layer> {
-        let fail = |errno: rustix::io::Errno| Error::Io {
-            action: "open",
-            path: path.to_owned(),
-            source: errno.into(),
-        };
-        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let from = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(fail)?;
-        let from = Dir::held(from, path);
+        let from = foreign(path)?;
         // Foreign files are read by whoever calls, not by the authority of the store.
         let direct = crate::authority::Direct::detect();
         let (mut entries, _) = crate::snapshot::read_tree(&from, &View::default(), &direct)?;
         entries.retain(|_, entry| entry.kind != Kind::Whiteout);
+        clamp(&mut entries, latest);
+        self.layer_of(entries, |path, file| {
+            clone_or_copy(&mut crate::pack::open(&direct, from.as_fd(), path)?, file)
+        })
+    }
+
+    /// The layer that makes what is in the directory at `path` of what `below` shows: what differs, and whiteouts for
+    /// what is not there. For directories that nobody watched while they were changed; with a layer of another
+    /// directory below, the difference of the two.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn layer_of_difference(&self, below: &View, path: &Path, latest: Option<Timestamp>) -> Result<Layer> {
+        let from = foreign(path)?;
+        // Foreign files are read by whoever calls, not by the authority of the store.
+        let direct = crate::authority::Direct::detect();
+        let mut entries = crate::snapshot::Compared::of(&from, &direct, below)?.changes()?;
         clamp(&mut entries, latest);
         self.layer_of(entries, |path, file| {
             clone_or_copy(&mut crate::pack::open(&direct, from.as_fd(), path)?, file)
@@ -179,4 +189,11 @@ impl Transaction {
             clone_or_copy(&mut upper.open_file(path).map_err(io::Error::other)?, file)
         })
     }
+}
+
+/// A directory that is not of the store.
+fn foreign(path: &Path) -> Result<Dir> {
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(Error::io("open", path))?;
+    Ok(Dir::held(fd, path))
 }

@@ -222,7 +222,8 @@ impl Store {
 
     /// Bytes that are free on the store's file system for whoever is not root.
     fn free(&self) -> Result<u64> {
-        let stat = rustix::fs::fstatvfs(self.places.root.as_fd()).map_err(Error::io("measure", self.path()))?;
+        let stat =
+            rustix::fs::fstatvfs(self.places.root.as_fd()).map_err(Error::io("measure", self.path()))?;
         Ok(stat.f_bavail * stat.f_frsize)
     }
 }

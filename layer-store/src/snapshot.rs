@@ -32,12 +32,14 @@ use crate::layer::{Layer, TREE};
 use crate::store::Store;
 use crate::transaction::Transaction;
 
+mod compare;
 mod copy;
 mod mount;
 mod overlay;
 mod probe;
 mod tree;
 
+pub(crate) use compare::Compared;
 pub use copy::CopyDriver;
 pub use mount::Mount;
 pub use overlay::OverlayDriver;
@@ -94,7 +96,10 @@ impl Changes {
     /// The bytes of all files in it.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.entries.values().map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 }).sum()
+        self.entries
+            .values()
+            .map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 })
+            .sum()
     }
 }
 

@@ -206,11 +206,16 @@ impl Store {
     /// [`Error::Damaged`].
     pub fn layer_summary(&self, key: &LayerKey) -> Result<Option<Summary>> {
         let name = format!("{}/{}", key.as_str(), crate::layer::INDEX);
-        self.search(&self.places.layers, |shelf| &shelf.layers, |layers| {
-            let Some(bytes) = layers.read_head(&name, Summary::LIMIT)? else { return Ok(None) };
-            let damaged = |reason: &str| Error::Damaged { path: layers.at(&name), reason: reason.to_owned() };
-            Summary::decode(&bytes).map(Some).map_err(damaged)
-        })
+        self.search(
+            &self.places.layers,
+            |shelf| &shelf.layers,
+            |layers| {
+                let Some(bytes) = layers.read_head(&name, Summary::LIMIT)? else { return Ok(None) };
+                let damaged =
+                    |reason: &str| Error::Damaged { path: layers.at(&name), reason: reason.to_owned() };
+                Summary::decode(&bytes).map(Some).map_err(damaged)
+            },
+        )
     }
 
     pub(crate) fn find_layer(&self, key: &LayerKey) -> Result<Option<Layer>> {

@@ -2,7 +2,8 @@
 
 use image_core::strategies::{as_others_write, document, image_config, index, manifest, reference};
 use image_core::{
-    AnyManifest, CONFIG_LIMIT, Digest, Document, DocumentError, ImageConfig, MANIFEST_LIMIT, MediaType, Reference,
+    AnyManifest, CONFIG_LIMIT, Digest, Document, DocumentError, ImageConfig, MANIFEST_LIMIT, MediaType,
+    Reference,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -44,7 +45,8 @@ fn generated_configs_keep_every_byte() {
 #[test]
 fn generated_manifests_and_indexes_keep_every_byte() {
     each(document(manifest()), |(value, bytes)| {
-        let Ok(AnyManifest::Manifest(read)) = AnyManifest::parse(bytes.clone(), value.media_type.as_ref()) else {
+        let Ok(AnyManifest::Manifest(read)) = AnyManifest::parse(bytes.clone(), value.media_type.as_ref())
+        else {
             panic!("{}", String::from_utf8_lossy(&bytes));
         };
         assert_eq!((read.bytes(), read.value()), (bytes.as_slice(), &value));
@@ -53,7 +55,8 @@ fn generated_manifests_and_indexes_keep_every_byte() {
         assert_eq!(again.bytes(), ours.bytes());
     });
     each(document(index()), |(value, bytes)| {
-        let Ok(AnyManifest::Index(read)) = AnyManifest::parse(bytes.clone(), value.media_type.as_ref()) else {
+        let Ok(AnyManifest::Index(read)) = AnyManifest::parse(bytes.clone(), value.media_type.as_ref())
+        else {
             panic!("{}", String::from_utf8_lossy(&bytes));
         };
         assert_eq!((read.bytes(), read.value()), (bytes.as_slice(), &value));
@@ -107,7 +110,10 @@ fn a_member_twice_is_refused() {
     };
     assert!(AnyManifest::parse(manifest(""), None).is_ok());
     for twice in [r#","layers":[]"#, r#","schemaVersion":2"#] {
-        assert!(matches!(AnyManifest::parse(manifest(twice), None), Err(DocumentError::Json { .. })), "{twice}");
+        assert!(
+            matches!(AnyManifest::parse(manifest(twice), None), Err(DocumentError::Json { .. })),
+            "{twice}"
+        );
     }
 }
 

@@ -37,7 +37,8 @@ fn rewritten(kind: &str, text: &str) -> Result<Vec<u8>, String> {
         _ => {
             let given = if kind == "index" { MediaType::OciIndex } else { MediaType::OciManifest };
             // Older documents say their own kind, or nothing.
-            let read = AnyManifest::parse(bytes.clone(), Some(&given)).or_else(|_| AnyManifest::parse(bytes, None));
+            let read =
+                AnyManifest::parse(bytes.clone(), Some(&given)).or_else(|_| AnyManifest::parse(bytes, None));
             let read = read.map_err(|error| told(&error))?;
             assert_eq!(read.bytes(), text.as_bytes());
             match read {
@@ -108,7 +109,8 @@ fn table(source: &str) -> Vec<(String, bool)> {
     let mut parts = source.split('`');
     let mut between = parts.next().unwrap_or_default();
     while let (Some(text), Some(after)) = (parts.next(), parts.next()) {
-        let fails = after.split("{").next().is_some_and(|after| after.contains("fail:") && after.contains("true"));
+        let fails =
+            after.split("{").next().is_some_and(|after| after.contains("fail:") && after.contains("true"));
         if between.trim_end().ends_with(':') {
             cases.push((text.to_owned(), fails));
         }

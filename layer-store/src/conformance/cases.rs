@@ -143,9 +143,7 @@ pub(super) const ALL: &[Case] = &[
     }),
     ("a new name of a file below stays a name of it", |bench| {
         some(bench)?;
-        bench.change(|root| {
-            Ok(fs::hard_link(root.path("top"), root.path("d/name"))?)
-        })?;
+        bench.change(|root| Ok(fs::hard_link(root.path("top"), root.path("d/name"))?))?;
         must(
             matches!(bench.indexed().get(b"top".as_slice()), Some(Shown { kind: Kind::Hardlink { .. }, .. })),
             "two files after the commit",
@@ -167,9 +165,10 @@ pub(super) const ALL: &[Case] = &[
         })?;
         bench.change(|root| {
             fs::hard_link(root.path("z"), root.path("b"))?;
-            fs::OpenOptions::new().append(true).open(root.path("b")).and_then(|mut file| {
-                io::Write::write_all(&mut file, b"more")
-            })?;
+            fs::OpenOptions::new()
+                .append(true)
+                .open(root.path("b"))
+                .and_then(|mut file| io::Write::write_all(&mut file, b"more"))?;
             must(fs::read(root.path("z"))? == b"lastmore", "they differ")
         })?;
         Ok(())

@@ -1,26 +1,24 @@
 //! The copy driver: every snapshot is a whole tree of its own, for hosts without overlayfs.
-//!
-//! What was changed is found by comparing the tree with the indexes of the layers: metadata, then, where they are
-//! the same, the digest of the content. So nothing that a process does to times can hide a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
-use image_core::Digester;
 use serde::{Deserialize, Serialize};
 
-use crate::authority::{Op, Owners};
+use crate::authority::Op;
 use crate::compose::failed;
 use crate::disk::Dir;
 use crate::error::{Error, Result};
-use crate::index::{Entry, Kind, is_applied};
+use crate::index::{Entry, Kind};
 use crate::layer::{Layer, TREE};
 use crate::materialise::{Lost, clone_or_copy, materialise};
 use crate::merged::Merged;
+use crate::transaction::unhex;
 use crate::view::{View, ancestors};
 
+use super::compare::Compared;
 use super::overlay::stamp_root;
-use super::tree::{digest_into, duplicate, read_tree};
+use super::tree::{duplicate, read_tree};
 use super::{Changes, Mount, Snapshotter, Workspace};
 
 pub(crate) const NAME: &str = "copy";
@@ -94,7 +92,8 @@ impl Snapshotter for CopyDriver {
         let mut touched: BTreeMap<Vec<u8>, (i64, u32)> = BTreeMap::new();
         for (point, is_directory) in points {
             let parents: Vec<&[u8]> = ancestors(point).collect();
-            let missing = parents.into_iter().rev().map(|path| (path, true)).chain([(point.as_slice(), *is_directory)]);
+            let missing =
+                parents.into_iter().rev().map(|path| (path, true)).chain([(point.as_slice(), *is_directory)]);
             for (path, is_directory) in missing {
                 if there.contains_key(path) || made.contains(path) {
                     continue;
@@ -126,20 +125,13 @@ impl Snapshotter for CopyDriver {
 
     fn changes(&self, place: &Workspace<'_>, layers: &[Layer]) -> Result<Changes> {
         let tree = place.dir.dir(ROOT)?;
-        let view = View::of(layers);
-        let (now, _) = read_tree(&tree, &view, place.authority)?;
-        let below = Merged::of(&view).entries;
         let notes = notes(place)?;
-        let mut compared = Compared { place, now, below, lost: BTreeSet::new(), changed: BTreeMap::new() };
+        let mut compared = Compared::of(&tree, place.authority, &View::of(layers))?;
         for (path, name) in &notes.lost {
             compared.lost.extend(unhex(path).zip(unhex(name)));
         }
         compared.drop_stubs(&notes.stubs);
-        compared.files()?;
-        compared.others();
-        compared.removed();
-        compared.parents();
-        let changes = Changes::new(compared.changed, 0);
+        let changes = Changes::new(compared.changes()?, 0);
         Ok(Changes { allocated: changes.size(), ..changes })
     }
 
@@ -186,153 +178,4 @@ fn notes(place: &Workspace<'_>) -> Result<Notes> {
 fn walk(place: &Workspace<'_>, tree: &Dir) -> Result<Vec<crate::authority::Found>> {
     let fail = |source| Error::Io { action: "read", path: tree.path().to_owned(), source };
     place.authority.walk(tree.as_fd()).map_err(fail)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    crate::transaction::unhex(text)
-}
-
-/// A tree beside what it was made from.
-struct Compared<'a> {
-    place: &'a Workspace<'a>,
-    now: BTreeMap<Vec<u8>, Entry>,
-    below: BTreeMap<Vec<u8>, Entry>,
-    lost: BTreeSet<Lost>,
-    changed: BTreeMap<Vec<u8>, Entry>,
-}
-
-impl Compared<'_> {
-    /// Mount points that are as they were made are not there.
-    fn drop_stubs(&mut self, stubs: &BTreeMap<String, bool>) {
-        // Children first: a directory that holds nothing but stubs is one.
-        for (path, is_directory) in stubs.iter().rev() {
-            let Some(path) = unhex(path) else { continue };
-            let untouched = match self.now.get(&path).map(|entry| &entry.kind) {
-                Some(Kind::Directory { .. }) => *is_directory && !self.has_children(&path),
-                Some(Kind::File { size, .. }) => !is_directory && *size == 0,
-                _ => false,
-            };
-            if untouched {
-                self.now.remove(&path);
-            }
-        }
-    }
-
-    fn has_children(&self, path: &[u8]) -> bool {
-        let prefix = [path, b"/"].concat();
-        self.now.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
-    }
-
-    /// Mode, owner, time and attributes are those of `before`.
-    fn same_metadata(&self, path: &[u8], entry: &Entry, before: &Entry) -> bool {
-        let applied = |entry: &Entry| -> BTreeMap<Vec<u8>, Vec<u8>> {
-            let kept = |name: &[u8]| is_applied(name) && !self.lost.contains(&(path.to_vec(), name.to_vec()));
-            entry.xattrs.iter().filter(|(name, _)| kept(name)).map(|(a, b)| (a.clone(), b.clone())).collect()
-        };
-        let same_mode = matches!(entry.kind, Kind::Symlink { .. }) || entry.mode == before.mode;
-        let same_owner = (entry.uid, entry.gid) == (before.uid, before.gid);
-        same_mode && same_owner && entry.mtime == before.mtime && applied(entry) == applied(before)
-    }
-
-    fn same_content(&self, path: &[u8], entry: &Entry, before: &Entry) -> Result<bool> {
-        let (Kind::File { size, .. }, Kind::File { size: old, digest }) = (&entry.kind, &before.kind) else {
-            return Ok(false);
-        };
-        if size != old {
-            return Ok(false);
-        }
-        let mut digester = Digester::new(digest.algorithm());
-        let mut file = super::open_in(self.place, ROOT, path)?;
-        digest_into(&mut file, &mut digester).map_err(|source| Error::Io {
-            action: "read",
-            path: String::from_utf8_lossy(path).into_owned().into(),
-            source,
-        })?;
-        Ok(digester.finish() == *digest)
-    }
-
-    /// Files with all their names: what has one new name is written with all of them, so that they stay one file.
-    fn files(&mut self) -> Result<()> {
-        let mut names: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-        for (path, entry) in &self.now {
-            match &entry.kind {
-                Kind::File { .. } => names.entry(path.clone()).or_default().push(path.clone()),
-                Kind::Hardlink { target } => names.entry(target.clone()).or_default().push(path.clone()),
-                _ => {}
-            }
-        }
-        let single = self.place.authority.owners() == Owners::Single;
-        for (path, names) in names {
-            let Some(file) = self.now.get(&path).cloned() else { continue };
-            // Where nobody may make devices, an empty file keeps the place of one.
-            let is_device = |entry: &Entry| matches!(entry.kind, Kind::CharDevice(_) | Kind::BlockDevice(_));
-            let empty = matches!(file.kind, Kind::File { size: 0, .. });
-            if single && empty && names.len() == 1 && self.below.get(&path).is_some_and(is_device) {
-                continue;
-            }
-            let origin = |name: &Vec<u8>| match self.below.get(name).map(|entry| &entry.kind) {
-                Some(Kind::File { .. }) => Some(name.clone()),
-                Some(Kind::Hardlink { target }) => Some(target.clone()),
-                _ => None,
-            };
-            let origins: BTreeSet<Option<Vec<u8>>> = names.iter().map(origin).collect();
-            let one = origins.into_iter().collect::<Vec<_>>();
-            if let [Some(origin)] = one.as_slice()
-                && let Some(before) = self.below.get(origin)
-                && self.same_metadata(&path, &file, before)
-                && self.same_content(&path, &file, before)?
-            {
-                continue;
-            }
-            for name in names {
-                let kind = if name == path {
-                    file.kind.clone()
-                } else {
-                    Kind::Hardlink { target: path.clone() }
-                };
-                self.changed.insert(name, Entry { kind, ..file.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    fn others(&mut self) {
-        let changed = self.now.iter().filter(|(path, entry)| {
-            let Some(before) = self.below.get(*path) else { return true };
-            let same_kind = match (&entry.kind, &before.kind) {
-                (Kind::Directory { .. }, Kind::Directory { .. }) => true,
-                (one, other) => one == other,
-            };
-            !(same_kind && self.same_metadata(path, entry, before))
-        });
-        let is_file = |entry: &Entry| matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. });
-        let changed: Vec<_> = changed.filter(|(_, entry)| !is_file(entry)).map(own).collect();
-        self.changed.extend(changed);
-    }
-
-    /// What is gone, the topmost of it: a whiteout hides all below.
-    fn removed(&mut self) {
-        let gone = self.below.keys().filter(|path| !path.is_empty() && !self.now.contains_key(*path));
-        let in_directory = |path: &Vec<u8>| match ancestors(path).next() {
-            None => true,
-            Some(parent) => self.now.get(parent).is_some_and(Entry::is_directory),
-        };
-        let gone: Vec<_> = gone.filter(|path| in_directory(path)).cloned().collect();
-        self.changed.extend(gone.into_iter().map(|path| (path, Entry::whiteout())));
-    }
-
-    /// A layer says of every directory that it changes something in how it looks.
-    fn parents(&mut self) {
-        let parents: BTreeSet<Vec<u8>> =
-            self.changed.keys().flat_map(|path| ancestors(path)).map(<[u8]>::to_vec).collect();
-        for parent in parents {
-            if let Some(entry) = self.now.get(&parent) {
-                self.changed.entry(parent).or_insert_with(|| entry.clone());
-            }
-        }
-    }
-}
-
-fn own((path, entry): (&Vec<u8>, &Entry)) -> (Vec<u8>, Entry) {
-    (path.clone(), entry.clone())
 }

@@ -108,7 +108,11 @@ impl Store {
     pub fn probe_with(&self, attempt: &dyn Fn(&Mount) -> io::Result<()>) -> Result<Probe> {
         let work = self.begin()?;
         let place = work.work()?;
-        let overlay = Candidate { name: OverlayDriver.name(), cost: Cost::Directories, verdict: overlay(&place, attempt)? };
+        let overlay = Candidate {
+            name: OverlayDriver.name(),
+            cost: Cost::Directories,
+            verdict: overlay(&place, attempt)?,
+        };
         let cost = if clones(&place)? { Cost::Inodes } else { Cost::Bytes };
         let copy = Candidate { name: CopyDriver.name(), cost, verdict: Verdict::Works };
         let refused = matches!(overlay.verdict, Verdict::Refused(_));
@@ -167,7 +171,11 @@ fn overlay(place: &Dir, attempt: &dyn Fn(&Mount) -> io::Result<()>) -> Result<Ve
         Ok(()) => Verdict::Works,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // The kernel was not asked; it may still not know overlayfs at all.
-            if known_to_kernel() { Verdict::Untried } else { Verdict::Refused("the kernel has no overlayfs".to_owned()) }
+            if known_to_kernel() {
+                Verdict::Untried
+            } else {
+                Verdict::Refused("the kernel has no overlayfs".to_owned())
+            }
         }
         Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
             Verdict::Refused("the kernel has no overlayfs".to_owned())

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use image_core::{DiffId, Digest, ImageConfig, Platform, Reference};
 use layer_store::authority::{Direct, FileAuthority, Owners};
-use layer_store::{ImageRecord, Layer, Store, View};
+use layer_store::{ImageRecord, Kind, Layer, Store, View};
 
 use crate::crowd::Random;
 use crate::peers;
@@ -260,4 +260,79 @@ fn trees_go_both_ways_through_gnu_tar_and_umoci() {
     std::io::stderr().flush().unwrap();
     let who = if privileged { "root" } else { "an ordinary user" };
     eprintln!("{} trees as {who}: {compared} comparisons with GNU tar and umoci, all the same", trees());
+}
+
+/// Makes `root` a copy of `tree`, whatever was there.
+fn replace(root: &Path, tree: &Path, flags: &[&str], through: &str) {
+    std::fs::remove_dir_all(root).unwrap();
+    std::fs::create_dir(root).unwrap();
+    let (tree, root) = (tree.to_str().unwrap(), root.to_str().unwrap());
+    run("tar", &[flags, &["-C", tree, "-cf", through, "."]].concat());
+    run("tar", &[flags, &["-C", root, "-xf", through]].concat());
+}
+
+/// One tree becomes another, with the same names as other things: what is gone is a whiteout in the second layer.
+#[test]
+fn whiteouts_go_both_ways_through_umoci() {
+    let Some(()) = peers::need(&["tar", "umoci"]) else { return };
+    let fact = "an ordinary user cannot read its own trees back; root of a user namespace can, and does in the Shows";
+    let Some(()) = peers::is_root().then_some(()).or_else(|| peers::skip(fact)) else { return };
+    let privileged = Direct::detect().owners() == Owners::True;
+    let (mut compared, mut whiteouts) = (0, 0);
+    for seed in 0..trees() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let text = |name: &str| at(name).to_str().unwrap().to_owned();
+        plant(&at("before"), &mut Random(seed), privileged);
+        plant(&at("after"), &mut Random(seed + 10_000), privileged);
+        let expected = shown(&at("after"));
+        let store = Store::open(&at("store")).unwrap();
+
+        // Committed by us, unpacked by umoci.
+        let work = store.begin().unwrap();
+        let lower = work.layer_from_directory(&at("before"), None).unwrap();
+        let below = View::of(std::slice::from_ref(&lower));
+        let upper = work.layer_of_difference(&below, &at("after"), None).unwrap();
+        work.commit().unwrap();
+        whiteouts += upper.index().entries.values().filter(|entry| entry.kind == Kind::Whiteout).count();
+        let layers = [lower, upper];
+        same(&export(&store, &layers, &at("by-us")), &expected, &format!("tree {seed}: ours, by us"));
+        let record = put(&store, &layers);
+        let mut archive = Vec::new();
+        layer_store::save(&store, &[(record, vec![Reference::parse("tree:v1").unwrap()])], &mut archive)
+            .unwrap();
+        std::fs::write(at("saved.tar"), &archive).unwrap();
+        std::fs::create_dir(at("layout")).unwrap();
+        run("tar", &["-C", &text("layout"), "-xf", &text("saved.tar")]);
+        let rootless: &[&str] = if privileged { &[] } else { &["--rootless"] };
+        let image = format!("{}:v1", text("layout"));
+        run("umoci", &[&["unpack"], rootless, &["--image", &image, &text("by-umoci")]].concat());
+        same(&shown(&at("by-umoci/rootfs")), &expected, &format!("tree {seed}: ours, by umoci"));
+
+        // Committed by umoci, unpacked by us.
+        let other = format!("{}:v1", text("other"));
+        run("umoci", &["init", "--layout", &text("other")]);
+        run("umoci", &["new", "--image", &other]);
+        run("umoci", &[&["unpack"], rootless, &["--image", &other, &text("bundle")]].concat());
+        let flags = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "-p"];
+        replace(&at("bundle/rootfs"), &at("before"), &flags, &text("copy.tar"));
+        run("umoci", &["repack", "--refresh-bundle", "--image", &other, &text("bundle")]);
+        replace(&at("bundle/rootfs"), &at("after"), &flags, &text("copy.tar"));
+        run("umoci", &["repack", "--image", &other, &text("bundle")]);
+        run("tar", &["-C", &text("other"), "-cf", &text("other.tar"), "."]);
+        let mut file = std::fs::File::open(at("other.tar")).unwrap();
+        let loaded = layer_store::load(&store, &mut file, None).unwrap();
+        let layers = store.image_layers(&store.image(&loaded[0].image).unwrap()).unwrap();
+        assert_eq!(layers.len(), 2);
+        let got = export(&store, &layers, &at("ours-of-umoci"));
+        same(&got, &expected, &format!("tree {seed}: umoci's, by us"));
+        assert_eq!(store.check().unwrap().findings, []);
+        compared += 3;
+    }
+    assert!(whiteouts > 0, "no whiteout in any of them");
+    let who = if privileged { "root" } else { "an ordinary user" };
+    eprintln!(
+        "{} pairs of trees as {who}: {compared} whiteout comparisons, {whiteouts} whiteouts, all the same",
+        trees()
+    );
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "how long a test goes on is said in the environment")]
 
 mod attacks;
+mod calls;
 mod corpus;
 mod crowd;
 mod damage;

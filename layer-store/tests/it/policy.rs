@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use image_core::{ImageConfig, Platform, Reference, Timestamp};
 use layer_store::{
-    Entry, Error, GcPolicy, ImagePolicy, ImageRecord, Kind, Layer, NewContainer, Object, Reason, Store, StoreOptions,
-    Unneeded, View,
+    Entry, Error, GcPolicy, ImagePolicy, ImageRecord, Kind, Layer, NewContainer, Object, Reason, Store,
+    StoreOptions, Unneeded, View,
 };
 
 use crate::usage::du;
@@ -85,11 +85,11 @@ fn images_go_oldest_first_until_the_policy_is_met() {
     assert_eq!(names(&prune(policy(&|p| p.keep_newest = 3))), ["-", "a:v1"]);
     let young = policy(&|p| p.keep_duration = Some(Duration::from_secs(750)));
     assert_eq!(names(&prune(young)), ["-", "a:v1", "b:v1"]);
-    let small = policy(&|p| p.max_used = Some(750_000));
+    let small = policy(&|p| p.max_used = Some(800_000));
     let pruned = prune(small);
     assert_eq!(names(&pruned), ["-", "a:v1"]);
     assert!(pruned.iter().all(|image| image.reason == Reason::MaxUsed));
-    assert_eq!(names(&prune(policy(&|p| p.reserved = 650_000))), ["-", "a:v1", "b:v1"]);
+    assert_eq!(names(&prune(policy(&|p| p.reserved = 700_000))), ["-", "a:v1", "b:v1"]);
     let nothing_free = policy(&|p| p.min_free = Some(u64::MAX / 2));
     assert_eq!(prune(nothing_free).len(), 5);
     assert!(prune(policy(&|p| p.min_free = Some(1))).is_empty());
@@ -159,7 +159,8 @@ fn a_store_below_is_used_in_place_and_never_written() {
     let derived = image(&store, "derived:v1", &stack, Some(2));
     let mine = Reference::parse("mine:v1").unwrap();
     store.tag(&mine, &found.id(), None).unwrap();
-    let mut container = store.create_container(&derived, NewContainer::new("x", Vec::new(), Timestamp::from_seconds(1)));
+    let mut container =
+        store.create_container(&derived, NewContainer::new("x", Vec::new(), Timestamp::from_seconds(1)));
     container.as_mut().unwrap().release();
     drop(container);
     // Nothing of it is collected, counted or removed; the store is sound and its df is its du.

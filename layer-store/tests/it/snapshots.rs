@@ -81,7 +81,11 @@ fn a_host_without_overlayfs_gets_copies_and_is_told_why() {
     let probe = store.probe_with(&denied).unwrap();
     assert_eq!((probe.chosen, &probe.candidates[0].verdict), ("overlay", &Verdict::Untried));
     assert!(probe.to_string().contains("* overlay  not tried"), "{probe}");
-    assert_eq!(std::fs::read_dir(store.path().join("ingest")).unwrap().count(), 0, "a probe leaves something");
+    assert_eq!(
+        std::fs::read_dir(store.path().join("ingest")).unwrap().count(),
+        0,
+        "a probe leaves something"
+    );
 }
 
 /// Tmpfs learnt attributes of users late (Linux 6.6): whatever it is, the probe and the kernel must agree.
