@@ -48,13 +48,16 @@ pub struct Outcome {
 
 type Checked = Result<(), Box<dyn Error>>;
 
+/// A case: what it is in words, and how it is done.
+type Case = (&'static str, fn(&mut Bench) -> Checked);
+
 /// Makes a driver for each case.
 pub type Factory<'a> = &'a dyn Fn() -> Arc<dyn Snapshotter>;
 
 /// Runs every case in a directory of its own below `place`, which must be there.
 #[must_use]
 pub fn snapshotter(factory: Factory<'_>, place: &Path) -> Vec<Outcome> {
-    let run = |(number, (name, case)): (usize, &(&'static str, fn(&mut Bench) -> Checked))| {
+    let run = |(number, (name, case)): (usize, &Case)| {
         let root = place.join(number.to_string());
         let result = Bench::new(factory, &root).and_then(|mut bench| case(&mut bench));
         Outcome { name, result: result.map_err(|error| told(&*error)) }

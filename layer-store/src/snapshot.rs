@@ -296,28 +296,28 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn prepare(transaction: Transaction, dir: Dir, layers: &[Layer]) -> Result<Self> {
+    pub(crate) fn prepare(transaction: Transaction, dir: &Dir, layers: &[Layer]) -> Result<Self> {
         Self::made(transaction, dir, |store, dir| Upper::prepare(store, dir, layers))
     }
 
-    pub(crate) fn view(transaction: Transaction, dir: Dir, layers: &[Layer]) -> Result<Self> {
+    pub(crate) fn view(transaction: Transaction, dir: &Dir, layers: &[Layer]) -> Result<Self> {
         Self::made(transaction, dir, |store, dir| Upper::view(store, dir, layers))
     }
 
     /// A snapshot whose changes are in `dir` already, in overlay form and over nothing.
-    pub(crate) fn over(transaction: Transaction, dir: Dir) -> Result<Self> {
+    pub(crate) fn over(transaction: Transaction, dir: &Dir) -> Result<Self> {
         Self::made(transaction, dir, |store, dir| Ok(Upper::new(store, dir, Arc::new(OverlayDriver), &[])))
     }
 
     fn made(
         transaction: Transaction,
-        dir: Dir,
+        dir: &Dir,
         make: impl FnOnce(&Store, Dir) -> Result<Upper>,
     ) -> Result<Self> {
         match make(transaction.store(), dir.clone()) {
             Ok(upper) => Ok(Self { transaction, upper: Some(upper) }),
             Err(error) => {
-                transaction.discard(&dir);
+                transaction.discard(dir);
                 Err(error)
             }
         }

@@ -194,7 +194,7 @@ impl Transaction {
     pub fn adopt(&self, path: &std::path::Path, latest: Option<image_core::Timestamp>) -> Result<Layer> {
         let dir = self.work()?;
         dir.adopt(path, TREE)?;
-        Snapshot::over(self.clone(), dir)?.commit(latest)
+        Snapshot::over(self.clone(), &dir)?.commit(latest)
     }
 
     /// Makes a layer entry by entry, over `below`.
@@ -210,7 +210,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::Io`].
     pub fn snapshot(&self, layers: &[Layer]) -> Result<Snapshot> {
-        Snapshot::prepare(self.clone(), self.work()?, layers)
+        Snapshot::prepare(self.clone(), &self.work()?, layers)
     }
 
     /// What `layers` show, to be mounted and not changed.
@@ -218,7 +218,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::Io`].
     pub fn view(&self, layers: &[Layer]) -> Result<Snapshot> {
-        Snapshot::view(self.clone(), self.work()?, layers)
+        Snapshot::view(self.clone(), &self.work()?, layers)
     }
 
     /// Remembers how the layer `diff_id` was encoded.

@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// A case: what it is in words, and how it is done.
-type Case = (&'static str, fn(&mut Bench) -> Checked);
-
 pub(super) const ALL: &[Case] = &[
     ("a snapshot of nothing is empty", |bench| {
         bench.change(|root| must(look(root)?.is_empty(), "something is there"))?;

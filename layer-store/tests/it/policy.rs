@@ -142,7 +142,7 @@ fn a_store_below_is_used_in_place_and_never_written() {
     // Found by name, by ID and in lists; read, and built upon.
     let found = store.resolve_image("base:v1").unwrap();
     assert_eq!(found, record);
-    assert_eq!(store.images().unwrap(), [record.clone()]);
+    assert_eq!(store.images().unwrap(), std::slice::from_ref(&record));
     assert_eq!(store.tags().unwrap().len(), 1);
     assert_eq!(store.config(&found).unwrap().value().author.as_deref(), Some("base:v1"));
     let layers = store.image_layers(&found).unwrap();
@@ -155,7 +155,7 @@ fn a_store_below_is_used_in_place_and_never_written() {
     assert!(work.has_blob(&record.config).unwrap());
     drop(work);
     let own = layer(&store, "own", 50_000);
-    let stack = [layers, vec![own.clone()]].concat();
+    let stack = [layers, vec![own]].concat();
     let derived = image(&store, "derived:v1", &stack, Some(2));
     let mine = Reference::parse("mine:v1").unwrap();
     store.tag(&mine, &found.id(), None).unwrap();
