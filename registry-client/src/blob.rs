@@ -40,7 +40,7 @@ impl Client {
         descriptor: &Descriptor,
         actions: &[Action],
     ) -> Result<bool> {
-        let endpoint = self.endpoint(repository)?;
+        let endpoint = self.endpoint(repository).await?;
         let digest = descriptor.digest.to_string();
         let segments = ["blobs", digest.as_str()];
         let url = endpoint.repository_url(repository.path(), &segments);
@@ -72,7 +72,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future leaves the blob or not.
     pub async fn delete_blob(&self, repository: &Reference, digest: &Digest) -> Result<bool> {
-        let endpoint = self.endpoint(repository)?;
+        let endpoint = self.endpoint(repository).await?;
         let digest = digest.to_string();
         let segments = ["blobs", digest.as_str()];
         let url = endpoint.repository_url(repository.path(), &segments);
@@ -82,7 +82,9 @@ impl Client {
         match response.status() {
             200..=204 => Ok(true),
             404 => Ok(false),
-            405 => Err(Error::Unsupported { what: format!("deleting blobs by {}", repository.domain()) }),
+            400 | 405 => {
+                Err(Error::Unsupported { what: format!("deleting blobs by {}", repository.domain()) })
+            }
             _ => Err(unexpected(response).await),
         }
     }

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_core::Reference;
-
 use crate::auth::Authenticator;
 use crate::credential::{CredentialChain, CredentialSource, Secret};
-use crate::endpoint::{Endpoint, Hosts};
+use crate::endpoint::Hosts;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::EventSink;
+use crate::hosts::{HostRules, Scheme};
 use crate::retry::RetryPolicy;
+use crate::source::Health;
 use crate::transport::{PoolSettings, TlsSettings, Transport};
 
 /// A client for any number of registries. Cheap to clone; clones share connections, tokens and pauses.
@@ -26,6 +26,7 @@ pub struct Client {
 struct Shared {
     engine: Engine,
     hosts: Hosts,
+    health: Health,
     upload: UploadSettings,
     /// Changes of referrers tags read a list and write it back: one at a time.
     referrers: tokio::sync::Mutex<()>,
@@ -60,18 +61,18 @@ impl Client {
         self.shared.referrers.lock().await
     }
 
-    pub(crate) fn endpoint(&self, reference: &Reference) -> Result<Endpoint> {
-        self.shared.hosts.endpoint(reference.domain())
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.shared.hosts
     }
 
-    pub(crate) fn endpoint_of_host(&self, host: &str) -> Result<Endpoint> {
-        self.shared.hosts.endpoint(host)
+    pub(crate) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     /// The same connections with other credentials, as `login` needs it.
     pub(crate) fn with_source(&self, source: Arc<dyn CredentialSource>) -> Engine {
         let engine = self.engine();
-        Engine::new(engine.transport.clone(), Authenticator::new(source), engine.retry.clone(), None)
+        Engine::new(engine.transport.clone(), Authenticator::new(source), engine.retry.clone(), None, 1)
     }
 }
 
@@ -107,6 +108,7 @@ pub struct ClientBuilder {
     proxies: Vec<Proxy>,
     fixed: BTreeMap<String, Vec<IpAddr>>,
     upload: UploadSettings,
+    at_once: usize,
 }
 
 /// A proxy and what goes through it.
@@ -132,6 +134,7 @@ impl Default for ClientBuilder {
             proxies: Vec::new(),
             fixed: BTreeMap::new(),
             upload: UploadSettings { chunk: 4 << 20, parallel: 5, ranges: 1 },
+            at_once: 16,
         }
     }
 }
@@ -160,6 +163,28 @@ impl ClientBuilder {
     pub fn loopback_plain_http(mut self, yes: bool) -> Self {
         self.hosts.loopback_plain_http = yes;
         self
+    }
+
+    /// Which servers stand in for which registries. Called again, it adds rules; later ones win.
+    pub fn hosts(mut self, rules: HostRules) -> Self {
+        self.hosts.rules = self.hosts.rules.and(rules);
+        self
+    }
+
+    /// Takes authorities and client certificates from a directory like `/etc/docker/certs.d` or
+    /// `/etc/containers/certs.d`, which has a directory `HOST[:PORT]` per host with `*.crt`, `*.cert` and `*.key`. Hosts
+    /// that have settings already keep them: call it for the directory that counts first, first.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when one of the directories cannot be read; one that does not exist changes nothing.
+    pub fn certs_d(mut self, directory: impl AsRef<std::path::Path>) -> Result<Self> {
+        for (host, path) in crate::transport::cert_dirs(directory.as_ref())? {
+            if !self.host_tls.contains_key(&host) {
+                let settings = self.tls.clone().certs_dir(path)?;
+                self.host_tls.insert(host, settings);
+            }
+        }
+        Ok(self)
     }
 
     /// What is tried again and how often.
@@ -236,12 +261,42 @@ impl ClientBuilder {
         self
     }
 
+    /// How many requests one server gets at once at most. A server that answers 429 gets half as many, and slowly more
+    /// again. A request counts until its answer begins; uploads of blobs are counted by
+    /// [`ClientBuilder::parallel_uploads`] alone. Default 16, at least 1.
+    pub fn requests_at_once(mut self, count: usize) -> Self {
+        self.at_once = count.max(1);
+        self
+    }
+
     /// How many connections [`Client::blob_into`] uses for one blob of more than 16 MiB, each for parts of 4 MiB; at
     /// most that much per connection is in memory. It helps where a server gives each connection only so much, and
     /// costs a request per part. Default 1, at most 16.
     pub fn parallel_ranges(mut self, count: usize) -> Self {
         self.upload.ranges = count.clamp(1, 16);
         self
+    }
+
+    /// The settings by host, and those of the servers that rules name, by the rule.
+    fn all_tls(&self) -> BTreeMap<String, TlsSettings> {
+        let mut all = self.host_tls.clone();
+        for rule in self.hosts.rules.iter() {
+            for server in rule.servers() {
+                let insecure = server.scheme == Scheme::Insecure;
+                let of_host = || self.host_tls.get(&server.authority).unwrap_or(&self.tls).clone();
+                if server.tls.is_some() || insecure {
+                    let settings = server.tls.clone().unwrap_or_else(of_host);
+                    let settings = if insecure { settings.skip_verify(true) } else { settings };
+                    all.insert(rule.tls_key(&server.authority), settings);
+                }
+            }
+            if rule.is_insecure() {
+                let host = rule.host();
+                let settings = self.host_tls.get(host).unwrap_or(&self.tls).clone().skip_verify(true);
+                all.insert(rule.insecure_key(), settings);
+            }
+        }
+        all
     }
 
     /// The client.
@@ -260,21 +315,24 @@ impl ClientBuilder {
             }
             proxies.push(built.no_proxy(reqwest::NoProxy::from_string(&proxy.except)));
         }
+        let host_tls = self.all_tls();
         let transport = Transport::new(PoolSettings {
             user_agent: self.user_agent,
             connect_timeout: self.connect_timeout,
             stall_timeout: self.stall_timeout,
             tls: self.tls,
-            host_tls: self.host_tls,
+            host_tls,
             proxied: !proxies.is_empty(),
             proxies,
             fixed: Arc::new(self.fixed),
         });
-        let engine = Engine::new(transport, Authenticator::new(self.credentials), self.retry, self.events);
+        let auth = Authenticator::new(self.credentials);
+        let engine = Engine::new(transport, auth, self.retry, self.events, self.at_once);
         Ok(Client {
             shared: Arc::new(Shared {
                 engine,
                 hosts: self.hosts,
+                health: Health::default(),
                 upload: self.upload,
                 referrers: tokio::sync::Mutex::default(),
             }),

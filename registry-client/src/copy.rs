@@ -120,7 +120,7 @@ impl Client {
         let mut root = self.manifest(from).await?;
         if let Some(platform) = &options.platform {
             for _ in 0..MAX_DEPTH {
-                let AnyManifest::Index(index) = parse(self, &root, from)? else { break };
+                let AnyManifest::Index(index) = parse(&root)? else { break };
                 let chosen = index
                     .value()
                     .select(platform)
@@ -130,7 +130,7 @@ impl Client {
         }
         let digest = root.descriptor.digest;
         if let Some(expected) = to.digest().filter(|expected| **expected != digest) {
-            let request = RequestLine::new(&Method::PUT, &self.endpoint(to)?.root_url());
+            let request = RequestLine::new(&Method::PUT, &self.endpoint(to).await?.root_url());
             let (expected, actual) = (Box::new(*expected), Box::new(digest));
             return Err(Error::DigestMismatch { request, expected, actual });
         }
@@ -189,7 +189,7 @@ impl Walk<'_> {
         let fetched = self.client.manifest(&self.from.at_digest(descriptor.digest)).await?;
         if fetched.descriptor.size != descriptor.size {
             let what = format!("{} has another size than its descriptor says", descriptor.digest);
-            let request = RequestLine::new(&Method::GET, &self.client.endpoint(self.from)?.root_url());
+            let request = fetched.request;
             return Err(Error::Protocol { request, what });
         }
         self.open(fetched, false, depth)
@@ -201,7 +201,7 @@ impl Walk<'_> {
         if self.options.referrers {
             self.visits.push(Visit::Referrers { subject, depth });
         }
-        let below = match parse(self.client, &fetched, self.from)? {
+        let below = match parse(&fetched)? {
             AnyManifest::Index(index) => index.into_parts().0.manifests,
             _ => Vec::new(),
         };
@@ -214,7 +214,7 @@ impl Walk<'_> {
     }
 
     async fn has(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.client.head_manifest(&self.to.at_digest(*digest)).await?.is_some())
+        Ok(self.client.head_manifest_at_origin(&self.to.at_digest(*digest)).await?.is_some())
     }
 
     fn present(&mut self, digest: Digest, depth: usize) {
@@ -228,7 +228,7 @@ impl Walk<'_> {
     async fn store(&mut self, fetched: &FetchedManifest, root: bool) -> Result<()> {
         let digest = fetched.descriptor.digest;
         let there = self.has(&digest).await?;
-        if !there && let AnyManifest::Manifest(manifest) = parse(self.client, fetched, self.from)? {
+        if !there && let AnyManifest::Manifest(manifest) = parse(fetched)? {
             self.blobs(blobs_of(manifest.into_parts().0)).await?;
         }
         let named = match self.to.tag().filter(|_| root) {
@@ -280,10 +280,8 @@ fn no_name(reference: &Reference) -> Error {
     Error::Reference { reference: reference.to_string(), what: "no name for a copy" }
 }
 
-fn parse(client: &Client, fetched: &FetchedManifest, from: &Reference) -> Result<AnyManifest> {
-    let name = fetched.descriptor.digest.to_string();
-    let url = client.endpoint(from)?.repository_url(from.path(), &["manifests", name.as_str()]);
-    let request = RequestLine::new(&Method::GET, &url);
+fn parse(fetched: &FetchedManifest) -> Result<AnyManifest> {
+    let request = fetched.request.clone();
     fetched.parse().map_err(|source| Error::Manifest { request, source: Box::new(source) })
 }
 

@@ -14,6 +14,7 @@ use crate::auth::{Authenticator, MAX_ROUNDS, ScopeSet, unauthorized};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, RequestLine, Result};
 use crate::event::{Event, EventSink};
+use crate::pace::Paces;
 use crate::retry::{RetryPolicy, is_retryable_status};
 use crate::transport::{Body, Reach, Request, Response, Transport};
 
@@ -77,6 +78,7 @@ impl<'c> Call<'c> {
         let mut request = Request::new(self.method.clone(), self.url.clone());
         request.headers = self.headers.clone();
         request.reach = self.reach;
+        request.home = Some(Arc::clone(self.endpoint.home()));
         request.body = match &self.body {
             CallBody::Empty => Body::Empty,
             CallBody::Bytes(bytes) => Body::Bytes(bytes.clone()),
@@ -95,6 +97,7 @@ pub(crate) struct Engine {
     /// Until when a registry asked everybody to wait.
     pauses: Mutex<BTreeMap<String, Instant>>,
     warned: Mutex<BTreeSet<(String, String)>>,
+    paces: Paces,
     dice: RandomState,
 }
 
@@ -104,6 +107,7 @@ impl Engine {
         auth: Authenticator,
         retry: RetryPolicy,
         events: Option<Arc<dyn EventSink>>,
+        at_once: usize,
     ) -> Self {
         Self {
             transport,
@@ -112,6 +116,7 @@ impl Engine {
             events,
             pauses: Mutex::default(),
             warned: Mutex::default(),
+            paces: Paces::new(at_once),
             dice: RandomState::new(),
         }
     }
@@ -133,14 +138,24 @@ impl Engine {
         let mut rounds = 0;
         let mut used =
             self.auth.before(&self.transport, call.endpoint, call.repository, &call.scopes).await?;
+        let pace = self.paces.of(call.endpoint.origin());
         loop {
+            let mut turn = Some(pace.turn().await);
             self.pause(call.endpoint).await;
+            if matches!(call.body, CallBody::Stream(_)) {
+                // Its bytes may come from another request, which must not wait for this one.
+                turn = None;
+            }
             attempt += 1;
             let mut request = call.request();
             let line = request.line();
             request.authorization = used.authorization.clone();
             tracing::trace!(request = %line, attempt, "send");
             let outcome = self.transport.send(request).await;
+            if let (Some(turn), Ok(response)) = (&turn, &outcome) {
+                if response.status() == 429 { turn.too_many() } else { turn.well() }
+            }
+            drop(turn);
             let (wait, reason) = match outcome {
                 Ok(response) if response.status() == 401 => {
                     if rounds == MAX_ROUNDS {

@@ -293,6 +293,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A rule says that nothing comes from or goes to this name.
+    #[error("{name} is blocked by a rule")]
+    Blocked {
+        /// The name.
+        name: String,
+    },
     /// A setting of the client cannot be used.
     #[error("{what}")]
     Configuration {

@@ -81,6 +81,13 @@ pub enum Event {
         /// What went wrong.
         reason: String,
     },
+    /// A mirror did not give what was asked for; the next server is asked.
+    MirrorPassedOver {
+        /// The mirror.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// The registry has something to say to the user (`Warning: 299`); told once per text.
     Warning {
         /// The registry.

@@ -41,7 +41,7 @@ impl Client {
             reference.digest().map_or(image_core::Algorithm::Sha256, Digest::algorithm),
             &manifest,
         );
-        if self.head_manifest(&reference.at_digest(digest)).await?.is_some() {
+        if self.head_manifest_at_origin(&reference.at_digest(digest)).await?.is_some() {
             for blob in &blobs {
                 self.engine().tell(&Event::Exists { digest: blob.descriptor().digest });
             }

@@ -22,7 +22,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future drops the request.
     pub async fn verify_credentials(&self, host: &str, credentials: &Credentials) -> Result<()> {
-        let endpoint = self.endpoint_of_host(host)?;
+        let endpoint = self.endpoint_of_host(host).await?;
         let source = FixedCredentials::new().with(endpoint.name(), credentials.clone());
         let engine = self.with_source(Arc::new(source));
         let mut call = Call::new(Method::GET, endpoint.root_url(), &endpoint);

@@ -10,6 +10,7 @@ use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
 use crate::engine::{Call, unexpected};
 use crate::error::{Error, RequestLine, Result};
+use crate::manifest::Condition;
 use crate::tag::{MAX_PAGE, next_page};
 use crate::transport::Response;
 
@@ -18,6 +19,8 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 const MAX_PAGES: usize = 1000;
 /// Entries of one list.
 const MAX_REFERRERS: usize = 100_000;
+/// How often a change of a list is tried when others change it at the same time.
+const CHANGES: u32 = 10;
 /// Parts of the referrers tag, in characters: the tag grammar allows 128 in all.
 const TAG_PARTS: (usize, usize) = (32, 64);
 
@@ -38,7 +41,7 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
-        let endpoint = self.endpoint(repository)?;
+        let endpoint = self.endpoint(repository).await?;
         let digest = subject.to_string();
         let segments = ["referrers", digest.as_str()];
         let mut url = endpoint.repository_url(repository.path(), &segments);
@@ -98,30 +101,106 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
-        let (_, index) = self.referrers_index(repository, subject).await?;
-        Ok(index.map_or_else(Vec::new, |index| of_type(index.manifests, artifact_type)))
+        match self.referrers_index(repository, subject).await {
+            Ok((_, index, _)) => {
+                Ok(index.map_or_else(Vec::new, |index| of_type(index.manifests, artifact_type)))
+            }
+            // Something else under that tag means that nobody has kept a list (distribution-spec, "Listing Referrers").
+            Err(Error::Unsupported { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Keeps the list under the referrers tag for a registry that has no referrers API (distribution-spec, "Pushing
-    /// Manifests with Subject"). One client does this one at a time; another one at the same moment can be lost.
+    /// Manifests with Subject"). One client does this one at a time; a registry that knows conditional requests keeps
+    /// several clients apart, with another registry the later one of two at the same moment wins.
     pub(crate) async fn list_referrer(
         &self,
         repository: &Reference,
         subject: &Digest,
         referrer: Descriptor,
     ) -> Result<()> {
+        self.change_referrers(repository, subject, |referrers| {
+            let new = !referrers.iter().any(|entry| entry.digest == referrer.digest);
+            if new {
+                referrers.push(referrer.clone());
+            }
+            new
+        })
+        .await
+    }
+
+    /// Takes a deleted referrer from that list (distribution-spec, "Deleting Manifests").
+    pub(crate) async fn unlist_referrer(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> Result<()> {
+        self.change_referrers(repository, subject, |referrers| {
+            let before = referrers.len();
+            referrers.retain(|entry| entry.digest != *referrer);
+            referrers.len() != before
+        })
+        .await
+    }
+
+    async fn change_referrers(
+        &self,
+        repository: &Reference,
+        subject: &Digest,
+        change: impl Fn(&mut Vec<Descriptor>) -> bool,
+    ) -> Result<()> {
         let _turn = self.referrers_turn().await;
-        let (tag, index) = self.referrers_index(repository, subject).await?;
-        let mut index = index.unwrap_or_else(|| Index::oci(Vec::new()));
-        if index.manifests.iter().any(|entry| entry.digest == referrer.digest) {
-            return Ok(());
+        for attempt in 1..=CHANGES {
+            let (tag, index, condition) = self.referrers_index(repository, subject).await?;
+            let mut index = index.unwrap_or_else(|| Index::oci(Vec::new()));
+            if !change(&mut index.manifests) {
+                return Ok(());
+            }
+            let request = RequestLine::new(&Method::PUT, &self.endpoint(repository).await?.root_url());
+            let document = Document::from_value(index)
+                .map_err(|source| Error::Manifest { request, source: Box::new(source) })?;
+            let (_, bytes) = document.into_parts();
+            match self.put_manifest(&tag, &MediaType::OciIndex, bytes.into(), condition).await {
+                // Somebody else has changed the list since: once more, with theirs.
+                Err(Error::Status { answer, .. }) if answer.status == 412 && attempt < CHANGES => {}
+                outcome => return outcome.map(drop),
+            }
         }
-        index.manifests.push(referrer);
-        let request = RequestLine::new(&Method::PUT, &self.endpoint(repository)?.root_url());
-        let document = Document::from_value(index)
-            .map_err(|source| Error::Manifest { request, source: Box::new(source) })?;
-        let (_, bytes) = document.into_parts();
-        self.put_manifest(&tag, &MediaType::OciIndex, bytes.into()).await.map(drop)
+        Ok(())
+    }
+
+    /// Deletes the list under the referrers tag of `subject`, for instance because the subject is gone; `false` if
+    /// there was none. A tag under which something else than a list stands is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the tag has something else, or the registry does not delete tags.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the list or not.
+    pub async fn delete_referrers_tag(&self, repository: &Reference, subject: &Digest) -> Result<bool> {
+        let _turn = self.referrers_turn().await;
+        let (tag, index, _) = self.referrers_index(repository, subject).await?;
+        if index.is_none() {
+            return Ok(false);
+        }
+        self.delete_name(&tag).await
+    }
+
+    /// Whether the registry answers questions for referrers itself.
+    pub(crate) async fn has_referrers_api(&self, repository: &Reference, subject: &Digest) -> Result<bool> {
+        let endpoint = self.endpoint(repository).await?;
+        let digest = subject.to_string();
+        let url = endpoint.repository_url(repository.path(), &["referrers", digest.as_str()]);
+        let scopes = ScopeSet::repository(repository.path(), &[Action::Pull]);
+        let call = Call::new(Method::GET, url, &endpoint).scopes(repository.path(), scopes);
+        let response = self.engine().call(call).await?;
+        match response.status() {
+            200 => Ok(is_index(&response)),
+            400 | 404 | 405 => Ok(false),
+            _ => Err(unexpected(response).await),
+        }
     }
 
     /// The referrers tag of a subject, and the index under it if there is one.
@@ -129,19 +208,20 @@ impl Client {
         &self,
         repository: &Reference,
         subject: &Digest,
-    ) -> Result<(Reference, Option<Index>)> {
+    ) -> Result<(Reference, Option<Index>, Condition)> {
         let tag = referrers_tag(subject);
         let reference = repository.at_tag(&tag).map_err(|_| Error::Reference {
             reference: repository.to_string(),
             what: "no tag for the referrers of this digest",
         })?;
-        let fetched = match self.manifest(&reference).await {
+        let fetched = match self.manifest_at_origin(&reference).await {
             Ok(fetched) => fetched,
-            Err(error) if error.is_not_found() => return Ok((reference, None)),
+            Err(error) if error.is_not_found() => return Ok((reference, None, Condition::Absent)),
             Err(error) => return Err(error),
         };
+        let condition = fetched.etag.clone().map_or(Condition::None, Condition::Unchanged);
         match fetched.parse() {
-            Ok(AnyManifest::Index(index)) => Ok((reference, Some(index.into_parts().0))),
+            Ok(AnyManifest::Index(index)) => Ok((reference, Some(index.into_parts().0), condition)),
             // Somebody's image happens to have that tag.
             _ => Err(Error::Unsupported { what: format!("a referrers tag {tag} that is not an index") }),
         }

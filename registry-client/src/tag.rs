@@ -44,7 +44,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future drops the request.
     pub async fn tags(&self, repository: &Reference) -> Result<Vec<String>> {
-        let endpoint = self.endpoint(repository)?;
+        let endpoint = self.endpoint(repository).await?;
         let url = endpoint.repository_url(repository.path(), &["tags", "list"]);
         let scopes = ScopeSet::repository(repository.path(), &[Action::Pull]);
         self.pages(&endpoint, Some(repository.path()), scopes, url, |body| {
@@ -61,7 +61,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future drops the request.
     pub async fn catalog(&self, host: &str) -> Result<Vec<String>> {
-        let endpoint = self.endpoint_of_host(host)?;
+        let endpoint = self.endpoint_of_host(host).await?;
         let url = endpoint.url(["_catalog"]);
         self.pages(&endpoint, None, ScopeSet::catalog(), url, |body| {
             serde_json::from_slice::<CatalogPage>(body).map(|page| page.repositories.unwrap_or_default())

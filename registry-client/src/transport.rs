@@ -24,6 +24,7 @@ pub(crate) use address::Reach;
 pub(crate) use body::Body;
 pub(crate) use pool::{Pool, PoolSettings};
 pub(crate) use response::Response;
+pub(crate) use tls::cert_dirs;
 #[cfg(feature = "server")]
 pub(crate) use tls::provider as crypto_provider;
 pub use tls::{ClientIdentity, TlsRoots, TlsSettings};
@@ -65,6 +66,16 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
+/// What only the server that a request is meant for may see, or is known by.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) origin: Origin,
+    /// Headers that settings give to this server.
+    pub(crate) headers: HeaderMap,
+    /// The name of its TLS settings.
+    pub(crate) tls: Option<String>,
+}
+
 /// One HTTP request, before redirects.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -79,6 +90,8 @@ pub(crate) struct Request {
     pub(crate) redirect_reach: Option<Reach>,
     /// Whether redirects are followed; token requests do not.
     pub(crate) follow: bool,
+    /// The server that it is meant for.
+    pub(crate) home: Option<Arc<Home>>,
 }
 
 impl Request {
@@ -92,6 +105,7 @@ impl Request {
             reach: Reach::Anywhere,
             redirect_reach: None,
             follow: true,
+            home: None,
         }
     }
 
@@ -123,8 +137,17 @@ impl Transport {
 
     /// Sends `request` and follows redirects. Any status is an answer, not an error.
     pub(crate) async fn send(&self, request: Request) -> Result<Response> {
-        let Request { method, url, headers, authorization, mut body, mut reach, redirect_reach, follow } =
-            request;
+        let Request {
+            method,
+            url,
+            headers,
+            authorization,
+            mut body,
+            mut reach,
+            redirect_reach,
+            follow,
+            mut home,
+        } = request;
         let first = RequestLine::new(&method, &url);
         let mut url = url;
         let mut authorization = authorization;
@@ -138,8 +161,14 @@ impl Transport {
             if let Some(value) = authorization.as_ref().and_then(|bound| bound.reveal_to(&url)) {
                 hop_headers.insert(AUTHORIZATION, value.clone());
             }
+            if home.as_ref().is_some_and(|home| Origin::of(&url).as_ref() != Some(&home.origin)) {
+                home = None;
+            }
+            hop_headers.extend(home.iter().flat_map(|home| home.headers.clone()));
+            let tls = home.as_ref().and_then(|home| home.tls.as_deref());
             let again = body.replay();
-            let response = self.exchange(&line, method.clone(), &url, hop_headers, body, reach).await?;
+            let sent = self.exchange(&line, method.clone(), &url, hop_headers, body, reach, tls);
+            let response = sent.await?;
             let Some(location) = redirect_target(&response).filter(|_| follow) else { return Ok(response) };
             if hop == MAX_REDIRECTS {
                 return Err(refused(first, &location, "more redirects than allowed"));
@@ -164,6 +193,7 @@ impl Transport {
         Err(refused(first, url.as_str(), "more redirects than allowed"))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one hop of a request, taken apart")]
     async fn exchange(
         &self,
         line: &RequestLine,
@@ -172,6 +202,7 @@ impl Transport {
         headers: HeaderMap,
         body: Body,
         reach: Reach,
+        tls: Option<&str>,
     ) -> Result<Response> {
         if let Some((address, reason)) = address::literal(url).and_then(|address| {
             let reason = reach.refuses(address.ip())?;
@@ -179,7 +210,7 @@ impl Transport {
         }) {
             return Err(Error::AddressRefused { request: line.clone(), address, reason });
         }
-        let client = self.pool.client(url, reach)?;
+        let client = self.pool.client(url, reach, tls)?;
         let progress = body.progress();
         let mut builder = client.request(method.clone(), url.clone()).headers(headers);
         builder = body.attach(builder);

@@ -1,11 +1,13 @@
 //! Realm: the token server that a registry names, and the rules for believing it.
 
+use std::sync::Arc;
+
 use url::Url;
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, RequestLine, Result, redacted};
 use crate::origin::Origin;
-use crate::transport::Reach;
+use crate::transport::{Home, Reach};
 
 use super::reach_for;
 
@@ -16,6 +18,8 @@ pub(crate) struct Realm {
     pub(super) origin: Origin,
     pub(super) service: Option<String>,
     pub(super) reach: Reach,
+    /// The registry's: its TLS settings count for a realm at the same origin.
+    pub(super) home: Arc<Home>,
 }
 
 impl Realm {
@@ -42,7 +46,8 @@ impl Realm {
             return Err(refused("the registry is https and its realm is not"));
         }
         let reach = reach_for(endpoint, &url, derived);
-        Ok(Self { url, origin, service: service.map(str::to_owned), reach })
+        let home = Arc::clone(endpoint.home());
+        Ok(Self { url, origin, service: service.map(str::to_owned), reach, home })
     }
 }
 

@@ -151,6 +151,7 @@ fn form(realm: &Realm, scopes: &ScopeSet, grant: &[(&str, &str)]) -> Request {
 fn request(method: Method, url: url::Url, realm: &Realm) -> Request {
     let mut request = Request::new(method, url).header(ACCEPT, HeaderValue::from_static("application/json"));
     request.reach = realm.reach;
+    request.home = Some(std::sync::Arc::clone(&realm.home));
     // A token server that sends clients elsewhere would send their credentials along.
     request.follow = false;
     request

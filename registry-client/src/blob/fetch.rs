@@ -1,5 +1,6 @@
 //! Downloads: verified while they stream, resumed where they were cut.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -10,10 +11,11 @@ use tokio::sync::mpsc;
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
-use crate::endpoint::Endpoint;
+use crate::endpoint::Source;
 use crate::engine::{Call, unexpected};
 use crate::error::{Error, RequestLine, Result};
 use crate::event::{Direction, Event};
+use crate::hosts::Asked;
 use crate::manifest::refuse_encoding;
 use crate::task;
 use crate::transport::Response;
@@ -37,8 +39,9 @@ const PIPE: usize = 32;
 /// not been verified.
 pub struct BlobStream {
     client: Client,
-    endpoint: Endpoint,
-    repository: String,
+    /// Who is asked now, and who will be when they do not have it.
+    source: Source,
+    others: VecDeque<Source>,
     descriptor: Descriptor,
     line: RequestLine,
     response: Option<Response>,
@@ -187,18 +190,38 @@ impl BlobStream {
         self.resumes += 1;
         let engine = self.client.engine();
         let wait = engine.retry.after_error(&error, self.tries, engine.dice());
-        let Some(wait) = wait.filter(|_| self.resumes <= MAX_RESUMES) else { return Err(error) };
+        let Some(wait) = wait.filter(|_| self.resumes <= MAX_RESUMES) else { return self.next_source(error) };
         engine.wait(self.line.clone(), self.tries, wait, error.to_string()).await;
         Ok(())
     }
 
-    /// Asks for the bytes from `at` on.
+    /// From here on, the next server is asked; what has come stays, and is verified with the rest.
+    fn next_source(&mut self, error: Error) -> Result<()> {
+        self.client.pass_over(&self.source, error)?;
+        if let Some(next) = self.others.pop_front() {
+            self.source = next;
+        }
+        (self.etag, self.tries) = (None, 0);
+        Ok(())
+    }
+
+    /// Asks for the bytes from `at` on, of one server after the other.
     async fn open(&mut self) -> Result<()> {
+        loop {
+            match self.open_source().await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.next_source(error)?,
+            }
+        }
+    }
+
+    async fn open_source(&mut self) -> Result<()> {
         let digest = self.descriptor.digest.to_string();
-        let segments = ["blobs", digest.as_str()];
-        let url = self.endpoint.repository_url(&self.repository, &segments);
-        let scopes = ScopeSet::repository(&self.repository, &[Action::Pull]);
-        let mut call = Call::new(Method::GET, url, &self.endpoint).scopes(&self.repository, scopes);
+        let url = self.source.url(&["blobs", digest.as_str()]);
+        let scopes = ScopeSet::repository(&self.source.repository, &[Action::Pull]);
+        let mut call =
+            Call::new(Method::GET, url, &self.source.endpoint).scopes(&self.source.repository, scopes);
+        call.retry = self.source.last;
         let partial = self.at > 0 || self.end < self.descriptor.size;
         if partial {
             let last = match self.end {
@@ -304,7 +327,7 @@ impl Client {
         descriptor: &Descriptor,
         range: Range<u64>,
     ) -> Result<BlobStream> {
-        let mut stream = self.unopened(repository, descriptor, range.start, None)?;
+        let mut stream = self.unopened(repository, descriptor, range.start, None).await?;
         stream.end = range.end.min(descriptor.size);
         stream.part = true;
         stream.open().await?;
@@ -318,7 +341,7 @@ impl Client {
         partial: Option<(u64, Digester)>,
     ) -> Result<BlobStream> {
         let (at, digester) = partial.unwrap_or_else(|| (0, Digester::new(descriptor.digest.algorithm())));
-        let mut stream = self.unopened(repository, descriptor, at, Some(digester))?;
+        let mut stream = self.unopened(repository, descriptor, at, Some(digester)).await?;
         if at > 0 && at == descriptor.size {
             stream.finish()?;
         } else {
@@ -327,22 +350,25 @@ impl Client {
         Ok(stream)
     }
 
-    fn unopened(
+    async fn unopened(
         &self,
         repository: &Reference,
         descriptor: &Descriptor,
         at: u64,
         digester: Option<Digester>,
     ) -> Result<BlobStream> {
-        let endpoint = self.endpoint(repository)?;
-        let line = RequestLine::new(&Method::GET, &endpoint.root_url());
+        let mut others = VecDeque::from(self.sources(repository, Asked::Blob).await?);
+        let source = others.pop_front();
+        let source =
+            source.ok_or_else(|| Error::Unsupported { what: "a rule without servers".to_owned() })?;
+        let line = RequestLine::new(&Method::GET, &source.endpoint.root_url());
         if at > descriptor.size {
             return Err(Error::SizeMismatch { request: line, expected: descriptor.size, actual: at });
         }
         Ok(BlobStream {
             client: self.clone(),
-            endpoint,
-            repository: repository.path().to_owned(),
+            source,
+            others,
             descriptor: descriptor.clone(),
             line,
             response: None,

@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::auth::{Action, ScopeSet, reach_for};
 use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::engine::{Call, unexpected};
 use crate::error::{Error, Result};
 use crate::transport::{Reach, Response, check_target};
@@ -22,6 +23,7 @@ const CANCEL_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 pub(super) struct Session {
     client: Client,
     repository: Reference,
+    endpoint: Endpoint,
     url: Url,
     reach: Reach,
     min_chunk: u64,
@@ -33,18 +35,24 @@ impl Session {
     pub(super) fn from_response(
         client: &Client,
         repository: &Reference,
+        endpoint: Endpoint,
         response: &Response,
     ) -> Result<Self> {
-        let (url, reach) = location(client, repository, response)?;
+        let (url, reach) = location(&endpoint, response)?;
         let stated = response.header(CHUNK_MIN_LENGTH).and_then(|text| text.trim().parse::<u64>().ok());
         Ok(Self {
             client: client.clone(),
             repository: repository.clone(),
+            endpoint,
             url,
             reach,
             min_chunk: stated.unwrap_or(0).min(MAX_MIN_CHUNK),
             open: true,
         })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     pub(super) fn url(&self) -> &Url {
@@ -63,7 +71,7 @@ impl Session {
     /// The address that the next request goes to: each answer may name another.
     pub(super) fn moved(&mut self, response: &Response) -> Result<()> {
         if response.header(LOCATION).is_some() {
-            (self.url, self.reach) = location(&self.client, &self.repository, response)?;
+            (self.url, self.reach) = location(&self.endpoint, response)?;
         }
         Ok(())
     }
@@ -75,10 +83,9 @@ impl Session {
 
     /// How many bytes the registry has, or `None` when it does not know the session any more.
     pub(super) async fn received(&mut self) -> Result<Option<u64>> {
-        let endpoint = self.client.endpoint(&self.repository)?;
         let path = self.repository.path().to_owned();
         let scopes = ScopeSet::repository(&path, &[Action::Pull, Action::Push]);
-        let mut call = Call::new(Method::GET, self.url.clone(), &endpoint).scopes(&path, scopes);
+        let mut call = Call::new(Method::GET, self.url.clone(), &self.endpoint).scopes(&path, scopes);
         call.reach = self.reach;
         let response = self.client.engine().call(call).await?;
         match response.status() {
@@ -102,11 +109,10 @@ impl Drop for Session {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (client, repository) = (self.client.clone(), self.repository.clone());
+        let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
+        let path = self.repository.path().to_owned();
         let (url, reach) = (self.url.clone(), self.reach);
         drop(runtime.spawn(async move {
-            let Ok(endpoint) = client.endpoint(&repository) else { return };
-            let path = repository.path().to_owned();
             let scopes = ScopeSet::repository(&path, &[Action::Pull, Action::Push]);
             let mut call = Call::new(Method::DELETE, url, &endpoint).scopes(&path, scopes);
             call.reach = reach;
@@ -128,12 +134,11 @@ pub(super) fn received(response: &Response) -> u64 {
     }
 }
 
-fn location(client: &Client, repository: &Reference, response: &Response) -> Result<(Url, Reach)> {
+fn location(endpoint: &Endpoint, response: &Response) -> Result<(Url, Reach)> {
     let protocol = |what: &str| Error::Protocol { request: response.line().clone(), what: what.to_owned() };
     let text = response.header(LOCATION).ok_or_else(|| protocol("an upload without Location"))?;
     let url = response.url().join(text).map_err(|_| protocol("Location is not a URL"))?;
     check_target(response.line(), response.url(), &url)?;
-    let endpoint = client.endpoint(repository)?;
-    let reach = reach_for(&endpoint, &url, response.reach_of_derived());
+    let reach = reach_for(endpoint, &url, response.reach_of_derived());
     Ok((url, reach))
 }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
-use image_core::{BlobSource, Descriptor, Reference};
+use image_core::{BlobSource, Descriptor, Digest, Reference};
 use tokio::sync::mpsc;
 use url::Url;
 
 use super::session::{Session, received};
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::engine::{Call, CallBody, unexpected};
 use crate::error::{Error, Result};
 use crate::event::{Direction, Event};
@@ -56,6 +57,28 @@ enum Step {
     Continue(u64),
     /// The session is gone.
     Restart,
+}
+
+/// What became of an upload in one request.
+pub(super) enum Single {
+    Stored,
+    /// The registry wants the bytes in a request of their own.
+    Session(Box<Session>),
+    Refused,
+}
+
+/// What a registry says that it has stored must be what was meant.
+pub(super) fn check_stated(response: &Response, expected: &Digest) -> Result<()> {
+    match stated_digest(response)? {
+        Some(actual) if actual.algorithm() == expected.algorithm() && actual != *expected => {
+            Err(Error::DigestMismatch {
+                request: response.line().clone(),
+                expected: Box::new(*expected),
+                actual: Box::new(actual),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl<'u> Upload<'u> {
@@ -138,18 +161,46 @@ impl<'u> Upload<'u> {
         }
     }
 
-    fn stored(&self, response: &Response) -> Result<Step> {
-        let expected = self.descriptor.digest;
-        match stated_digest(response)? {
-            Some(actual) if actual.algorithm() == expected.algorithm() && actual != expected => {
-                Err(Error::DigestMismatch {
-                    request: response.line().clone(),
-                    expected: Box::new(expected),
-                    actual: Box::new(actual),
-                })
+    /// Everything with the request that opens the upload (distribution-spec, "Single POST").
+    pub(super) async fn single(&self, endpoint: &Endpoint) -> Result<Single> {
+        let path = self.repository.path();
+        let mut url = endpoint.repository_url(path, &["blobs", "uploads", ""]);
+        url.query_pairs_mut().append_pair("digest", &self.descriptor.digest.to_string());
+        let scopes = ScopeSet::repository(path, &[Action::Pull, Action::Push]);
+        let make = || self.body(0..self.descriptor.size);
+        let empty = self.descriptor.size == 0;
+        let body = if empty { CallBody::Bytes(Bytes::new()) } else { CallBody::Stream(&make) };
+        let mut call = Call::new(Method::POST, url, endpoint).scopes(path, scopes).body(body);
+        call = call.header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        call.retry = false;
+        let response = match self.client.engine().call(call).await {
+            Ok(response) => response,
+            // The other way has its own retries.
+            Err(error) if error.is_retryable() => return Ok(Single::Refused),
+            Err(error) => return Err(error),
+        };
+        match response.status() {
+            201 => {
+                check_stated(&response, &self.descriptor.digest)?;
+                let (digest, direction) = (self.descriptor.digest, Direction::Upload);
+                self.client.engine().tell(&Event::Done { digest, direction });
+                Ok(Single::Stored)
             }
-            _ => Ok(Step::Done),
+            202 => {
+                let opened =
+                    Session::from_response(self.client, self.repository, endpoint.clone(), &response)?;
+                Ok(Single::Session(Box::new(opened)))
+            }
+            status if is_retryable_status(status) || matches!(status, 400 | 404 | 405 | 411 | 413) => {
+                Ok(Single::Refused)
+            }
+            _ => Err(unexpected(response).await),
         }
+    }
+
+    fn stored(&self, response: &Response) -> Result<Step> {
+        check_stated(response, &self.descriptor.digest)?;
+        Ok(Step::Done)
     }
 
     async fn failed_answer(&mut self, session: &mut Session, response: Response) -> Result<Step> {
@@ -232,13 +283,13 @@ impl<'u> Upload<'u> {
         range: Range<u64>,
         content_range: Option<Range<u64>>,
     ) -> Result<Response> {
-        let endpoint = self.client.endpoint(self.repository)?;
+        let endpoint = session.endpoint();
         let path = self.repository.path();
         let scopes = ScopeSet::repository(path, &[Action::Pull, Action::Push]);
         let empty = range.is_empty();
         let make = || self.body(range.clone());
         let body = if empty { CallBody::Bytes(Bytes::new()) } else { CallBody::Stream(&make) };
-        let mut call = Call::new(method, url, &endpoint).scopes(path, scopes).body(body);
+        let mut call = Call::new(method, url, endpoint).scopes(path, scopes).body(body);
         call.reach = session.reach();
         call.retry = false;
         if empty {

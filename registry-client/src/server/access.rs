@@ -106,7 +106,13 @@ impl Access {
 
     /// `Err` is the answer for a request that may not be.
     #[expect(clippy::result_large_err, reason = "the error is the answer that is sent")]
-    pub(super) fn check(&self, method: &Method, route: &Route, headers: &HeaderMap) -> Result<(), Answer> {
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        route: &Route,
+        from: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<(), Answer> {
         match self {
             Self::Open => Ok(()),
             Self::Basic(users) => {
@@ -117,7 +123,7 @@ impl Access {
                 append(&mut answer, WWW_AUTHENTICATE, "Basic realm=\"cooperage\"");
                 Err(answer)
             }
-            Self::Bearer(server) => server.check(method, route, headers),
+            Self::Bearer(server) => server.check(method, route, from, headers),
         }
     }
 
@@ -125,7 +131,7 @@ impl Access {
     pub(super) fn may_pull(&self, name: &str, headers: &HeaderMap) -> bool {
         match self {
             Self::Open | Self::Basic(_) => true,
-            Self::Bearer(server) => server.allows(headers, name, "pull"),
+            Self::Bearer(server) => server.may_find(headers, name),
         }
     }
 }

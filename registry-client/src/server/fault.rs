@@ -1,14 +1,14 @@
 //! Faults: a registry that misbehaves where it is told to.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderName, Method, StatusCode, Uri};
 
-use super::answer::{Answer, Code, error, set};
+use super::answer::{Answer, Code, error, set, with_body};
 use super::connection::Connection;
 
 /// What goes wrong.
@@ -19,6 +19,8 @@ pub enum Action {
     Status(u16),
     /// Answers with this status and these headers instead.
     Answer(u16, Vec<(String, String)>),
+    /// Answers with this status and this JSON instead.
+    Json(u16, String),
     /// Waits before it answers.
     Delay(Duration),
     /// Ends the connection after this many bytes of the answer's body.
@@ -43,13 +45,17 @@ pub struct Fault {
     path: String,
     after: u32,
     times: Option<u32>,
+    /// Requests per second that pass.
+    budget: Option<u32>,
+    /// The current second, and what has passed in it.
+    window: Option<(Instant, u32)>,
     action: Action,
 }
 
 impl Fault {
     /// For every request.
     pub fn new(action: Action) -> Self {
-        Self { method: None, path: String::new(), after: 0, times: None, action }
+        Self { method: None, path: String::new(), after: 0, times: None, budget: None, window: None, action }
     }
 
     /// Only for this method.
@@ -70,10 +76,29 @@ impl Fault {
         self
     }
 
+    /// Lets so many matching requests pass in each second, and happens to the others: a rate limit.
+    pub fn beyond(mut self, per_second: u32) -> Self {
+        self.budget = Some(per_second);
+        self
+    }
+
     /// Happens so many times, then no more.
     pub fn times(mut self, count: u32) -> Self {
         self.times = Some(count);
         self
+    }
+}
+
+impl Fault {
+    fn is_within_budget(&mut self) -> bool {
+        let Some(budget) = self.budget else { return false };
+        let now = Instant::now();
+        let (start, passed) = match self.window {
+            Some((start, passed)) if now.duration_since(start) < Duration::from_secs(1) => (start, passed),
+            _ => (now, 0),
+        };
+        self.window = Some((start, passed + 1));
+        passed < budget
     }
 }
 
@@ -96,6 +121,9 @@ impl Faults {
             let matches = fault.method.as_deref().is_none_or(|wanted| wanted == method.as_str())
                 && uri.path().contains(&fault.path);
             if !matches || fault.times == Some(0) {
+                continue;
+            }
+            if fault.is_within_budget() {
                 continue;
             }
             if fault.after > 0 {
@@ -128,6 +156,10 @@ impl Action {
                     }
                 }
                 Some(answer)
+            }
+            Self::Json(status, text) => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some(with_body(status, "application/json", text.clone().into()))
             }
             Self::Redirect(status, target) => {
                 let mut answer = Self::plain(*status);

@@ -126,7 +126,11 @@ impl Service {
             Err(NoRoute::Digest) => return error(StatusCode::BAD_REQUEST, Code::DigestInvalid),
             Err(NoRoute::Tag) => return error(StatusCode::BAD_REQUEST, Code::TagInvalid),
         };
-        if let Err(refused) = self.access.check(&asked.method, &route, &asked.headers) {
+        let from = match &route {
+            Route::Uploads { .. } => asked.query("mount").and(asked.query("from")),
+            _ => None,
+        };
+        if let Err(refused) = self.access.check(&asked.method, &route, from, &asked.headers) {
             return refused;
         }
         let reads = matches!(asked.method, Method::GET | Method::HEAD);

@@ -29,9 +29,18 @@ pub(super) struct TokenServer {
     state: Mutex<State>,
 }
 
+/// What a token allows.
+#[derive(Clone)]
+struct Granted {
+    grants: Grants,
+    until: Instant,
+    /// It was given to a user, not to a stranger.
+    known: bool,
+}
+
 #[derive(Default)]
 struct State {
-    tokens: BTreeMap<String, (Grants, Instant)>,
+    tokens: BTreeMap<String, Granted>,
     refresh: BTreeMap<String, String>,
 }
 
@@ -96,11 +105,11 @@ impl TokenServer {
         });
         let mut state = self.lock();
         let now = Instant::now();
-        state.tokens.retain(|_, (_, until)| *until > now);
+        state.tokens.retain(|_, granted| granted.until > now);
         if state.tokens.len() >= MAX_TOKENS {
             state.tokens.pop_first();
         }
-        state.tokens.insert(token, (grants, now + self.lifetime));
+        state.tokens.insert(token, Granted { grants, until: now + self.lifetime, known: user.is_some() });
         let offline = field("offline_token") == Some("true") || field("access_type") == Some("offline");
         if let (Some(user), true) = (user, offline) {
             member(&mut document, "refresh_token", refresh.clone().into());
@@ -111,7 +120,13 @@ impl TokenServer {
     }
 
     #[expect(clippy::result_large_err, reason = "the error is the answer that is sent")]
-    pub(super) fn check(&self, method: &Method, route: &Route, headers: &HeaderMap) -> Result<(), Answer> {
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        route: &Route,
+        from: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<(), Answer> {
         let (resource, action) = match route {
             Route::Token => return Ok(()),
             Route::Root => (None, ""),
@@ -125,7 +140,13 @@ impl TokenServer {
                 (other.name().map(|name| format!("repository:{name}")), action)
             }
         };
-        let grants = self.grants(headers);
+        let grants = self.granted(headers).map(|granted| granted.grants);
+        // Who mounts from a repository must be allowed to read it.
+        let from = from.map(|from| format!("repository:{from}"));
+        let readable = |from: &String| {
+            let actions = grants.as_ref().and_then(|grants| grants.get(from));
+            actions.is_some_and(|actions| actions.contains("pull"))
+        };
         let allowed = match (&grants, &resource) {
             (None, _) => false,
             (Some(_), None) => true,
@@ -133,13 +154,14 @@ impl TokenServer {
                 grants.get(resource).is_some_and(|actions| actions.contains(action) || actions.contains("*"))
             }
         };
-        if allowed {
+        if allowed && from.as_ref().is_none_or(readable) {
             return Ok(());
         }
         let mut challenge = format!("Bearer realm=\"{}\",service=\"{SERVICE}\"", self.realm);
         if let Some(resource) = resource {
             let actions = if action == "push" { "pull,push" } else { action };
-            challenge.push_str(&format!(",scope=\"{resource}:{actions}\""));
+            let from = from.map(|from| format!(" {from}:pull")).unwrap_or_default();
+            challenge.push_str(&format!(",scope=\"{resource}:{actions}{from}\""));
         }
         if grants.is_some() {
             challenge.push_str(",error=\"insufficient_scope\"");
@@ -149,20 +171,23 @@ impl TokenServer {
         Err(answer)
     }
 
-    pub(super) fn allows(&self, headers: &HeaderMap, name: &str, action: &str) -> bool {
-        let grants = self.grants(headers).unwrap_or_default();
-        grants.get(&format!("repository:{name}")).is_some_and(|actions| actions.contains(action))
+    /// Whether `name` may be read without being named by a scope: a user of this registry may read everything, but
+    /// has no way to say so for a repository that the registry is to find.
+    pub(super) fn may_find(&self, headers: &HeaderMap, name: &str) -> bool {
+        self.granted(headers).is_some_and(|granted| {
+            let actions = granted.grants.get(&format!("repository:{name}"));
+            granted.known || actions.is_some_and(|actions| actions.contains("pull"))
+        })
     }
 
-    fn grants(&self, headers: &HeaderMap) -> Option<Grants> {
+    fn granted(&self, headers: &HeaderMap) -> Option<Granted> {
         let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = header.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
         let state = self.lock();
-        let (grants, until) = state.tokens.get(token.trim())?;
-        (*until > Instant::now()).then(|| grants.clone())
+        state.tokens.get(token.trim()).filter(|granted| granted.until > Instant::now()).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

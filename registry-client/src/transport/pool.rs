@@ -24,7 +24,7 @@ pub(crate) struct PoolSettings {
     pub(crate) stall_timeout: Duration,
     /// TLS settings for hosts without their own.
     pub(crate) tls: TlsSettings,
-    /// By `host` or `host:port`.
+    /// By `host` or `host:port`, or by the name that a [`super::Home`] has for them.
     pub(crate) host_tls: BTreeMap<String, TlsSettings>,
     pub(crate) proxies: Vec<reqwest::Proxy>,
     pub(crate) proxied: bool,
@@ -60,9 +60,11 @@ impl Pool {
         self.settings.proxied
     }
 
-    /// The client for a request to `url`.
-    pub(crate) fn client(&self, url: &Url, reach: Reach) -> Result<reqwest::Client> {
-        let key = Key { secure: url.scheme() == "https", own_tls: self.own_tls(url), reach };
+    /// The client for a request to `url`, with the TLS settings called `tls` if there are such.
+    pub(crate) fn client(&self, url: &Url, reach: Reach, tls: Option<&str>) -> Result<reqwest::Client> {
+        let named = tls.filter(|name| self.settings.host_tls.contains_key(*name)).map(str::to_owned);
+        let own_tls = named.or_else(|| self.own_tls(url));
+        let key = Key { secure: url.scheme() == "https", own_tls, reach };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());

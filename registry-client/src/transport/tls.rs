@@ -196,6 +196,30 @@ impl TlsSettings {
     }
 }
 
+/// The directories of a `certs.d`, by host.
+pub(crate) fn cert_dirs(root: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
+    let failed = |error: std::io::Error| Error::Configuration {
+        what: format!("cannot list {}", root.display()),
+        source: Some(Box::new(error)),
+    };
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if let Ok(host) = entry.file_name().into_string()
+            && entry.path().is_dir()
+        {
+            found.push((host, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// For plain http: the HTTP client wants a configuration, no connection will use it.
 pub(crate) fn empty_config() -> Result<ClientConfig> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())

@@ -1,4 +1,4 @@
-//! Against Debian's docker-registry and skopeo, where they are installed.
+//! Against Debian's docker-registry, where it is installed: plain, with passwords, TLS, client certificates, tokens.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_core::Reference;
-use registry_client::Client;
-use registry_client::credential::{Credentials, FixedCredentials};
-use registry_client::server::Registry;
+use registry_client::credential::{Credentials, FixedCredentials, Secret};
+use registry_client::{Client, ClientIdentity, TlsRoots, TlsSettings};
 
-use crate::{CANARY, Image, USER, anonymous, quick, reference};
+use crate::tls::Authority;
+use crate::token_server::TokenServer;
+use crate::{CANARY, Image, USER, anonymous, quick};
 
 /// A peer that is not there is a skipped test, or a failed one where peers are required.
-fn peer(name: &str) -> bool {
+pub(crate) fn peer(name: &str) -> bool {
     let found = ["/usr/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(name).exists());
     if !found {
         let required = std::env::vars().any(|(key, value)| key == "COOPERAGE_REQUIRE_PEERS" && value == "1");
@@ -24,7 +25,7 @@ fn peer(name: &str) -> bool {
     found
 }
 
-struct Served(Child);
+pub(crate) struct Served(Child);
 
 impl Drop for Served {
     fn drop(&mut self) {
@@ -33,14 +34,47 @@ impl Drop for Served {
     }
 }
 
-async fn docker_registry(directory: &Path, htpasswd: Option<&str>) -> (Served, String) {
+/// How a docker-registry is set up; nothing set is a plain one that lets everybody in.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// The lines of a password file.
+    pub(crate) htpasswd: Option<String>,
+    /// Certificate and key, in PEM.
+    pub(crate) tls: Option<(String, Secret)>,
+    /// The authority of client certificates, in PEM.
+    pub(crate) client_authority: Option<String>,
+    /// The address of a token server, and its certificate in PEM.
+    pub(crate) token: Option<(String, String)>,
+}
+
+/// A docker-registry on a free port, once it answers.
+pub(crate) async fn docker_registry(directory: &Path, settings: &Settings) -> (Served, String) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let auth = htpasswd.map_or(String::new(), |text| {
-        std::fs::write(directory.join("htpasswd"), text).unwrap();
-        format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", directory.join("htpasswd").display())
-    });
+    let written = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let mut http = format!("http:\n  addr: 127.0.0.1:{port}\n");
+    if let Some((certificate, key)) = &settings.tls {
+        let (certificate, key) = (written("tls.crt", certificate), written("tls.key", key.expose()));
+        http.push_str(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"));
+    }
+    if let Some(authority) = &settings.client_authority {
+        http.push_str(&format!("    clientcas:\n      - {}\n", written("clients.crt", authority)));
+    }
+    let mut auth = String::new();
+    if let Some(lines) = &settings.htpasswd {
+        auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", written("htpasswd", lines));
+    }
+    if let Some((realm, certificate)) = &settings.token {
+        let bundle = written("token.crt", certificate);
+        auth = format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: registry\n    issuer: tests\n    rootcertbundle: {bundle}\n"
+        );
+    }
     let config = format!(
-        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n{http}{auth}",
         directory.join("data").display()
     );
     let path = directory.join("config.yml");
@@ -53,7 +87,7 @@ async fn docker_registry(directory: &Path, htpasswd: Option<&str>) -> (Served, S
         .spawn()
         .unwrap();
     let address = format!("127.0.0.1:{port}");
-    for _ in 0..200 {
+    for _ in 0..400 {
         if std::net::TcpStream::connect(&address).is_ok() {
             break;
         }
@@ -62,13 +96,76 @@ async fn docker_registry(directory: &Path, htpasswd: Option<&str>) -> (Served, S
     (Served(child), address)
 }
 
+fn named(address: &str, rest: &str) -> Reference {
+    Reference::parse(&format!("{address}/{rest}")).unwrap()
+}
+
+#[tokio::test]
+async fn docker_registry_with_tls_and_client_certificates() {
+    if !peer("docker-registry") {
+        return;
+    }
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let image = Image::new(2, 100_000);
+    for mutual in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            tls: Some(authority.issue("127.0.0.1")),
+            client_authority: mutual.then(|| clients.pem.clone()),
+            ..Settings::default()
+        };
+        let (_served, address) = docker_registry(directory.path(), &settings).await;
+        let name = named(&address, "org/name:v1");
+        let tls = TlsSettings::default().roots(TlsRoots::None).authority_pem(authority.pem.clone());
+        let stranger = Client::builder().tls(tls.clone()).retry(quick()).build().unwrap();
+        let (certificate, key) = clients.issue("client.example");
+        let tls = tls.identity(ClientIdentity::from_pem(certificate, key));
+        let client = Client::builder().tls(tls).retry(quick()).build().unwrap();
+        image.push(&client, &name).await;
+        image.check(&client, &name).await;
+        assert_eq!(stranger.manifest(&name).await.is_ok(), !mutual);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn docker_registry_with_a_token_server() {
+    if !peer("docker-registry") {
+        return;
+    }
+    let tokens = TokenServer::start(USER, CANARY).await;
+    let directory = tempfile::tempdir().unwrap();
+    let settings =
+        Settings { token: Some((tokens.realm(), tokens.certificate().to_owned())), ..Settings::default() };
+    let (_served, address) = docker_registry(directory.path(), &settings).await;
+    let (name, image) = (named(&address, "org/name:v1"), Image::new(3, 100_000));
+    let client = |password: &str| {
+        let login = FixedCredentials::new().with(address.clone(), Credentials::basic(USER, password));
+        let builder = Client::builder().loopback_plain_http(true).retry(quick());
+        builder.credentials(Arc::new(login)).build().unwrap()
+    };
+    let right = client(CANARY);
+    image.push(&right, &name).await;
+    assert_eq!(tokens.given(), 1, "one token for a whole push");
+    image.check(&right, &name).await;
+    assert!(client("wrong").manifest(&name).await.unwrap_err().is_unauthorized());
+    assert!(anonymous().manifest(&name).await.unwrap_err().is_unauthorized());
+    let to = named(&address, "org/other:v1");
+    let options = registry_client::PushOptions::new().mount_from(name.clone());
+    let pushed = right.push_blob(&to, Box::new(image.blobs[1].clone()), options).await.unwrap();
+    assert_eq!(pushed, registry_client::BlobPush::Mounted { from: "org/name".to_owned() });
+    assert!(
+        right.delete_manifest(&name.at_digest(image.digest)).await.unwrap(),
+        "a wider scope is asked for"
+    );
+}
+
 #[tokio::test]
 async fn docker_registry_plain() {
     if !peer("docker-registry") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (_served, address) = docker_registry(directory.path(), None).await;
+    let (_served, address) = docker_registry(directory.path(), &Settings::default()).await;
     let name = Reference::parse(&format!("{address}/org/name:v1")).unwrap();
     let (client, image) = (anonymous(), Image::new(3, 300_000));
     image.push(&client, &name).await;
@@ -95,8 +192,9 @@ async fn docker_registry_with_htpasswd() {
     }
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new("htpasswd").args(["-Bbn", USER, CANARY]).output().unwrap();
-    let line = String::from_utf8(output.stdout).unwrap();
-    let (_served, address) = docker_registry(directory.path(), Some(&line)).await;
+    let htpasswd = Some(String::from_utf8(output.stdout).unwrap());
+    let settings = Settings { htpasswd, ..Settings::default() };
+    let (_served, address) = docker_registry(directory.path(), &settings).await;
     let name = Reference::parse(&format!("{address}/org/name:v1")).unwrap();
     let error = anonymous().manifest(&name).await.unwrap_err();
     assert!(error.to_string().contains("no basic auth credentials"), "{error}");
@@ -119,33 +217,4 @@ async fn docker_registry_with_htpasswd() {
     let image = Image::new(2, 100_000);
     image.push(&client, &name).await;
     image.check(&client, &name).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn skopeo_copies_through_our_registry() {
-    if !peer("skopeo") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let registry = Registry::directory(directory.path().join("data"))
-        .basic_auth(USER, CANARY)
-        .listen("127.0.0.1:0")
-        .await
-        .unwrap();
-    let (client, image) = (crate::with_login(&registry), Image::new(3, 200_000));
-    image.push(&client, &reference(&registry, "a:1")).await;
-    let (from, to) =
-        (format!("docker://{}/a:1", registry.addr()), format!("docker://{}/b/c:2", registry.addr()));
-    let layout = format!("oci:{}:x", directory.path().join("layout").display());
-    let login = format!("{USER}:{CANARY}");
-    for (from, to, side) in [(&from, &layout, "src"), (&layout, &to, "dest")] {
-        let (tls, creds) = (format!("--{side}-tls-verify=false"), format!("--{side}-creds={login}"));
-        let arguments =
-            ["--insecure-policy", "copy", "--preserve-digests", &tls, &creds, from, to].map(str::to_owned);
-        let output =
-            tokio::task::spawn_blocking(move || Command::new("skopeo").args(arguments).output().unwrap());
-        let output = output.await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    image.check(&client, &reference(&registry, "b/c:2")).await;
 }

@@ -1,6 +1,12 @@
 //! The client against registries: the one in this crate, and Debian's where it is installed.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "what fails or is printed here is a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails or is printed here is a test"
+)]
 
 mod auth;
 mod conformance;
@@ -11,9 +17,15 @@ mod debian;
 mod duty;
 mod economy;
 mod fault;
+mod hosts;
 mod hub;
 mod leak;
+mod mirror;
+mod net;
+mod network;
+mod peers;
 mod tls;
+mod token_server;
 mod transfer;
 
 use std::sync::Arc;
@@ -29,6 +41,7 @@ pub(crate) const CANARY: &str = "canary-5ecret";
 
 /// Waits that do not make a test slow.
 pub(crate) fn quick() -> RetryPolicy {
+    net::spread();
     let mut policy = RetryPolicy::default();
     policy.base = std::time::Duration::from_millis(2);
     policy.attempts = 8;

@@ -7,13 +7,13 @@ use registry_client::{Client, ClientIdentity, Error, TlsRoots, TlsSettings, Tran
 
 use crate::{Image, quick, reference};
 
-struct Authority {
-    pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -21,14 +21,14 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    fn issue(&self, name: &str) -> (String, Secret) {
+    pub(crate) fn issue(&self, name: &str) -> (String, Secret) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), Secret::new(key.serialize_pem()))
     }
 
-    fn server(&self, name: &str) -> ServerTls {
+    pub(crate) fn server(&self, name: &str) -> ServerTls {
         let (certificate, key) = self.issue(name);
         ServerTls::from_pem(certificate, key)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
 use http::{HeaderName, StatusCode};
 use image_core::{Digest, MANIFEST_LIMIT};
 use serde::Deserialize;
@@ -75,6 +75,12 @@ fn find(repository: &Repository, key: &ManifestKey) -> Option<(Digest, StoredMan
     repository.manifests.get(&digest).map(|found| (digest, found.clone()))
 }
 
+/// Whether a name is as the client believes it to be: `If-Match` with one entity tag, `If-None-Match: *`.
+fn holds(repository: &Repository, key: &ManifestKey, (same, absent): &(Option<String>, bool)) -> bool {
+    let now = find(repository, key).map(|(digest, _)| format!("\"{digest}\""));
+    same.as_ref().is_none_or(|same| now.as_ref() == Some(same)) && !(*absent && now.is_some())
+}
+
 impl Service {
     pub(super) fn manifest(&self, name: &str, key: &ManifestKey) -> Answer {
         match self.storage.with(name, |repository| find(repository, key)) {
@@ -110,6 +116,7 @@ impl Service {
         if tags.iter().any(|tag| !is_tag(tag)) {
             return error(StatusCode::BAD_REQUEST, Code::TagInvalid);
         }
+        let condition = (asked.header(IF_MATCH).map(str::to_owned), asked.header(IF_NONE_MATCH).is_some());
         let Ok(bytes) = axum::body::to_bytes(asked.body, MANIFEST_LIMIT as usize).await else {
             return invalid();
         };
@@ -143,6 +150,9 @@ impl Service {
         let subject = stored.subject;
         let kept = self.storage.keep_manifest(name, &digest, &bytes).and_then(|()| {
             self.storage.change(name, |repository| {
+                if !holds(repository, &key, &condition) {
+                    return false;
+                }
                 repository.manifests.insert(digest, stored);
                 if let ManifestKey::Tag(tag) = &key {
                     repository.tags.insert(tag.clone(), digest);
@@ -150,10 +160,13 @@ impl Service {
                 for tag in &tags {
                     repository.tags.insert(tag.clone(), digest);
                 }
+                true
             })
         });
-        if let Err(error) = kept {
-            return internal(&error);
+        match kept {
+            Ok(true) => {}
+            Ok(false) => return error(StatusCode::PRECONDITION_FAILED, Code::Denied),
+            Err(error) => return internal(&error),
         }
         let mut answer = empty(StatusCode::CREATED);
         set(&mut answer, LOCATION, &format!("/v2/{name}/manifests/{digest}"));
