@@ -153,3 +153,43 @@ async fn referrers_that_cannot_be_asked_for_are_not_none() {
         assert!(outcome.is_err(), "{status}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_ranges_at_once_give_the_blob_in_order() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let name = reference(&registry, "x");
+    let client = registry_client::Client::builder()
+        .loopback_plain_http(true)
+        .retry(crate::quick())
+        .parallel_ranges(4)
+        .build()
+        .unwrap();
+    let bytes = noise(7, (33 << 20) + 17);
+    let data = blob(MediaType::OciEmpty, bytes.clone());
+    let descriptor = image_core::BlobSource::descriptor(&data).clone();
+    client.push_blob(&name, Box::new(data), PushOptions::new()).await.unwrap();
+    registry.journal().clear();
+    registry.fault(
+        registry_client::server::fault::Fault::new(registry_client::server::fault::Action::CutResponse(
+            1_000_000,
+        ))
+        .method("GET")
+        .path("/blobs/")
+        .after(2)
+        .times(3),
+    );
+    assert!(client.blob_into(&name, &descriptor, Vec::new()).await.unwrap() == bytes);
+    let entries = registry.journal().entries();
+    assert!(entries.len() >= 9 && entries.iter().all(|entry| entry.headers.contains_key("range")));
+    let sent: u64 = entries.iter().map(|entry| entry.sent).sum();
+    assert!(sent as f64 <= 1.02 * bytes.len() as f64, "{sent}");
+    registry.fault(
+        registry_client::server::fault::Fault::new(registry_client::server::fault::Action::Corrupt)
+            .method("GET")
+            .path("/blobs/")
+            .after(3)
+            .times(1),
+    );
+    let outcome = client.blob_into(&name, &descriptor, Vec::new()).await;
+    assert!(matches!(outcome, Err(registry_client::Error::DigestMismatch { .. })), "{outcome:?}");
+}
