@@ -1,8 +1,12 @@
 //! Credential files, as docker and podman read and write them.
 
+use std::process::Command;
+
 use registry_client::credential::{
     CredentialEnvironment, CredentialQuery, CredentialSource, Credentials, DockerConfig, PodmanAuth,
 };
+
+use crate::debian::peer;
 
 const HUB: &str = "https://index.docker.io/v1/";
 
@@ -16,47 +20,174 @@ fn named(found: Option<Credentials>) -> String {
     }
 }
 
+/// A file, a host, a repository, and what is found: a dash for nothing.
+type Fixture = (&'static str, &'static str, Option<&'static str>, &'static str);
+
 // dTpw is u:p, YTpi is a:b, PHRva2VuPjp0 is <token>:t, dTpwOnE= is u:p:q.
+const DOCKER: [Fixture; 30] = [
+    ("{}", "a.example", None, "-"),
+    ("", "a.example", None, "-"),
+    (r#"{"auths":{}}"#, "a.example", None, "-"),
+    (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", None, "u:p"),
+    (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", Some("org/name"), "u:p"),
+    (r#"{"auths":{"a.example/org":{"auth":"dTpw"}}}"#, "b.example", Some("org/name"), "-"),
+    (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "b.example", None, "-"),
+    (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example:443", None, "-"),
+    (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "x.a.example", None, "-"),
+    (r#"{"auths":{"a.example:5000":{"auth":"dTpw"}}}"#, "a.example:5000", None, "u:p"),
+    (r#"{"auths":{"a.example:5000":{"auth":"dTpw"},"a.example":{"auth":"YTpi"}}}"#, "a.example", None, "a:b"),
+    (r#"{"auths":{"https://a.example":{"auth":"dTpw"}}}"#, "a.example", None, "u:p"),
+    (r#"{"auths":{"http://a.example/v1/":{"auth":"dTpw"}}}"#, "a.example", None, "u:p"),
+    (r#"{"auths":{"a.example/v2/":{"auth":"dTpw"}}}"#, "a.example", None, "u:p"),
+    (
+        r#"{"auths":{"https://a.example/":{"auth":"YTpi"},"a.example":{"auth":"dTpw"}}}"#,
+        "a.example",
+        None,
+        "u:p",
+    ),
+    (r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#, "docker.io", None, "u:p"),
+    (r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#, "index.docker.io", None, "u:p"),
+    (r#"{"auths":{"docker.io":{"auth":"dTpw"}}}"#, "docker.io", None, "-"),
+    (r#"{"auths":{"a.example":{"auth":"dTpwOnE="}}}"#, "a.example", None, "u:p:q"),
+    (r#"{"auths":{"a.example":{"auth":"dTo="}}}"#, "a.example", None, "u:"),
+    (r#"{"auths":{"a.example":{"username":"u","password":"p"}}}"#, "a.example", None, "u:p"),
+    (r#"{"auths":{"a.example":{"identitytoken":"t","auth":"dTpw"}}}"#, "a.example", None, "identity t"),
+    (r#"{"auths":{"a.example":{"registrytoken":"t"}}}"#, "a.example", None, "bearer t"),
+    (r#"{"auths":{"a.example":{"auth":"PHRva2VuPjp0"}}}"#, "a.example", None, "identity t"),
+    (r#"{"auths":{"a.example":{}}}"#, "a.example", None, "-"),
+    (r#"{"auths":{"a.example":{"auth":""}}}"#, "a.example", None, "-"),
+    (r#"{"auths":{"a.example":{"email":"x@y"}}}"#, "a.example", None, "-"),
+    (r#"{"credsStore":"","auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", None, "u:p"),
+    (
+        r#"{"credHelpers":{"b.example":"none"},"auths":{"a.example":{"auth":"dTpw"}}}"#,
+        "a.example",
+        None,
+        "u:p",
+    ),
+    (r#"{"HttpHeaders":{"x":"y"},"auths":{"[::1]:5000":{"auth":"dTpw"}}}"#, "[::1]:5000", None, "u:p"),
+];
+
+const NAMESPACED: &str = r#"{"auths":{"q.example":{"auth":"dTpw"},"q.example/org":{"auth":"YTpi"}}}"#;
+const HUB_FILE: &str = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#;
+
+const PODMAN: [Fixture; 20] = [
+    ("{}", "q.example", None, "-"),
+    (NAMESPACED, "q.example", None, "u:p"),
+    (NAMESPACED, "q.example", Some("org/name"), "a:b"),
+    (NAMESPACED, "q.example", Some("org"), "a:b"),
+    (NAMESPACED, "q.example", Some("organic/name"), "u:p"),
+    (NAMESPACED, "q.example", Some("other"), "u:p"),
+    (r#"{"auths":{"q.example/org/name":{"auth":"dTpw"}}}"#, "q.example", Some("org/name"), "u:p"),
+    (r#"{"auths":{"q.example/org/name":{"auth":"dTpw"}}}"#, "q.example", Some("org"), "-"),
+    (r#"{"auths":{"q.example/org/name":{"auth":"dTpw"}}}"#, "q.example", None, "-"),
+    (
+        r#"{"auths":{"q.example/a/b/c":{"auth":"YTpi"},"q.example/a":{"auth":"dTpw"}}}"#,
+        "q.example",
+        Some("a/b/c/d"),
+        "a:b",
+    ),
+    (
+        r#"{"auths":{"q.example/a/b/c":{"auth":"YTpi"},"q.example/a":{"auth":"dTpw"}}}"#,
+        "q.example",
+        Some("a/b"),
+        "u:p",
+    ),
+    (r#"{"auths":{"q.example:5000":{"auth":"dTpw"}}}"#, "q.example:5000", None, "u:p"),
+    (r#"{"auths":{"q.example:5000":{"auth":"dTpw"}}}"#, "q.example", None, "-"),
+    (r#"{"auths":{"https://q.example/v1/":{"auth":"dTpw"}}}"#, "q.example", Some("org"), "u:p"),
+    (r#"{"auths":{"http://q.example":{"auth":"dTpw"}}}"#, "q.example", None, "u:p"),
+    (r#"{"auths":{"docker.io":{"auth":"dTpw"}}}"#, "docker.io", Some("library/x"), "u:p"),
+    (r#"{"auths":{"index.docker.io":{"auth":"dTpw"}}}"#, "docker.io", None, "u:p"),
+    (HUB_FILE, "docker.io", Some("library/x"), "u:p"),
+    (r#"{"auths":{"q.example":{"auth":"dTpw"}},"credsStore":"none"}"#, "q.example", None, "u:p"),
+    (r#"{"auths":{"q.example":{}}}"#, "q.example", None, "-"),
+];
+
+fn query<'q>(host: &'q str, repository: Option<&'q str>) -> CredentialQuery<'q> {
+    match repository {
+        None => CredentialQuery::host(host),
+        Some(repository) => CredentialQuery::repository(host, repository),
+    }
+}
+
 #[tokio::test]
-async fn what_docker_finds() {
-    for (file, host, expected) in [
-        ("{}", "a.example", "-"),
-        ("", "a.example", "-"),
-        (r#"{"auths":{}}"#, "a.example", "-"),
-        (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "b.example", "-"),
-        (r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example:443", "-"),
-        (r#"{"auths":{"a.example:5000":{"auth":"dTpw"}}}"#, "a.example:5000", "u:p"),
-        (r#"{"auths":{"https://a.example":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (r#"{"auths":{"http://a.example/v1/":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (r#"{"auths":{"a.example/v2/":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (
-            r#"{"auths":{"https://a.example/":{"auth":"YTpi"},"a.example":{"auth":"dTpw"}}}"#,
-            "a.example",
-            "u:p",
-        ),
-        (r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#, "docker.io", "u:p"),
-        (r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#, "index.docker.io", "u:p"),
-        (r#"{"auths":{"docker.io":{"auth":"dTpw"}}}"#, "docker.io", "-"),
-        (r#"{"auths":{"a.example":{"auth":"dTpwOnE="}}}"#, "a.example", "u:p:q"),
-        (r#"{"auths":{"a.example":{"auth":"dTo="}}}"#, "a.example", "u:"),
-        (r#"{"auths":{"a.example":{"username":"u","password":"p"}}}"#, "a.example", "u:p"),
-        (r#"{"auths":{"a.example":{"identitytoken":"t","auth":"dTpw"}}}"#, "a.example", "identity t"),
-        (r#"{"auths":{"a.example":{"registrytoken":"t"}}}"#, "a.example", "bearer t"),
-        (r#"{"auths":{"a.example":{"auth":"PHRva2VuPjp0"}}}"#, "a.example", "identity t"),
-        (r#"{"auths":{"a.example":{}}}"#, "a.example", "-"),
-        (r#"{"auths":{"a.example":{"auth":""}}}"#, "a.example", "-"),
-        (r#"{"auths":{"a.example":{"email":"x@y"}}}"#, "a.example", "-"),
-        (r#"{"credsStore":"","auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (r#"{"credHelpers":{"b.example":"none"},"auths":{"a.example":{"auth":"dTpw"}}}"#, "a.example", "u:p"),
-        (r#"{"HttpHeaders":{"x":"y"},"auths":{"[::1]:5000":{"auth":"dTpw"}}}"#, "[::1]:5000", "u:p"),
-    ] {
+async fn what_docker_and_podman_find() {
+    for (file, host, repository, expected) in DOCKER {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.json");
         std::fs::write(&path, file).unwrap();
         let config = DockerConfig::read(&path).unwrap();
-        assert_eq!(named(config.get(host).await.unwrap()), expected, "{host} in {file}");
+        let found = config.credentials(query(host, repository)).await.unwrap();
+        assert_eq!(named(found), expected, "{host} in {file}");
     }
+    for (file, host, repository, expected) in PODMAN {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("auth.json");
+        std::fs::write(&path, file).unwrap();
+        let auth = PodmanAuth::read(&path).unwrap();
+        let found = auth.get(query(host, repository)).await.unwrap();
+        assert_eq!(named(found), expected, "{host}/{repository:?} in {file}");
+    }
+    println!("fixtures: {} of docker, {} of podman", DOCKER.len(), PODMAN.len());
+}
+
+/// The same files, as podman's own code reads them: `--get-login` prints the user name.
+#[tokio::test]
+async fn skopeo_finds_the_same() {
+    if !peer("skopeo") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth.json");
+    for (file, host, repository, expected) in PODMAN {
+        std::fs::write(&path, file).unwrap();
+        let name = repository.map_or(host.to_owned(), |repository| format!("{host}/{repository}"));
+        let mut command = Command::new("skopeo");
+        command
+            .args(["login", "--get-login", "--authfile"])
+            .arg(&path)
+            .arg(&name)
+            .env("HOME", directory.path());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let user = String::from_utf8(output.stdout).unwrap();
+        let theirs = if output.status.success() { user.trim() } else { "-" };
+        assert_eq!(theirs, expected.split(':').next().unwrap(), "{name} in {file}");
+    }
+    println!("fixtures: {} of podman resolve as in skopeo", PODMAN.len());
+}
+
+/// The same files, as docker's own code reads them, which crane has in it. `COOPERAGE_CRANE` names the program.
+#[tokio::test]
+async fn crane_finds_the_same() {
+    let crane = std::env::vars_os().find(|(key, _)| key == "COOPERAGE_CRANE").map(|(_, value)| value);
+    let Some(crane) = crane else {
+        println!("skipped: COOPERAGE_CRANE does not name crane");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let mut same = 0;
+    // docker's credentials are those of a host, whatever the repository.
+    for (file, host, _, expected) in DOCKER {
+        std::fs::write(directory.path().join("config.json"), file).unwrap();
+        let mut command = Command::new(&crane);
+        command.args(["auth", "get"]).arg(host);
+        command.env("DOCKER_CONFIG", directory.path()).env("HOME", directory.path());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+        let theirs = match (text("Username").as_str(), text("Secret").as_str()) {
+            ("", "") => "-".to_owned(),
+            ("<token>", token) => format!("identity {token}"),
+            (user, password) => format!("{user}:{password}"),
+        };
+        // crane has no word for a bearer token.
+        if expected.starts_with("bearer") {
+            continue;
+        }
+        assert_eq!(theirs, expected, "{host} in {file}: {}", String::from_utf8_lossy(&output.stderr));
+        same += 1;
+    }
+    println!("fixtures: {same} of docker resolve as in crane");
 }
 
 #[tokio::test]
@@ -78,37 +209,6 @@ async fn what_docker_does_not_take() {
             Err(error) => Err(error),
         };
         assert!(outcome.is_err(), "{file}");
-    }
-}
-
-#[tokio::test]
-async fn what_podman_finds() {
-    let namespaced = r#"{"auths":{"q.example":{"auth":"dTpw"},"q.example/org":{"auth":"YTpi"}}}"#;
-    let hub = format!(r#"{{"auths":{{"{HUB}":{{"auth":"dTpw"}}}}}}"#);
-    for (file, host, repository, expected) in [
-        ("{}", "q.example", None, "-"),
-        (namespaced, "q.example", None, "u:p"),
-        (namespaced, "q.example", Some("org/name"), "a:b"),
-        (namespaced, "q.example", Some("org"), "a:b"),
-        (namespaced, "q.example", Some("organic/name"), "u:p"),
-        (namespaced, "q.example", Some("other"), "u:p"),
-        (r#"{"auths":{"q.example/org/name":{"auth":"dTpw"}}}"#, "q.example", Some("org/name"), "u:p"),
-        (r#"{"auths":{"q.example/org/name":{"auth":"dTpw"}}}"#, "q.example", Some("org"), "-"),
-        (r#"{"auths":{"https://q.example/v1/":{"auth":"dTpw"}}}"#, "q.example", Some("org"), "u:p"),
-        (r#"{"auths":{"docker.io":{"auth":"dTpw"}}}"#, "docker.io", Some("library/x"), "u:p"),
-        (r#"{"auths":{"index.docker.io":{"auth":"dTpw"}}}"#, "docker.io", None, "u:p"),
-        (&hub, "docker.io", Some("library/x"), "u:p"),
-        (r#"{"auths":{"q.example":{"auth":"dTpw"}},"credsStore":"none"}"#, "q.example", None, "u:p"),
-    ] {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("auth.json");
-        std::fs::write(&path, file).unwrap();
-        let auth = PodmanAuth::read(&path).unwrap();
-        let query = match repository {
-            None => CredentialQuery::host(host),
-            Some(repository) => CredentialQuery::repository(host, repository),
-        };
-        assert_eq!(named(auth.get(query).await.unwrap()), expected, "{host}/{repository:?} in {file}");
     }
 }
 

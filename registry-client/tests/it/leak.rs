@@ -7,9 +7,192 @@ use image_core::MediaType;
 use registry_client::credential::{Credentials, FixedCredentials};
 use registry_client::server::fault::{Action, Fault};
 use registry_client::server::{Registry, RunningRegistry};
-use registry_client::{Client, Error, PushOptions};
+use registry_client::{Client, CopyOptions, Error, PushOptions};
 
 use crate::{CANARY, Image, USER, blob, noise, quick, reference, with_login};
+
+/// What a server does to lead a client astray.
+#[derive(Debug)]
+enum Attack {
+    /// Redirects requests of this method, whose path has this in it.
+    Redirect(&'static str, &'static str, u16, String),
+    /// Names a token server.
+    Realm(String),
+    /// Names a place for the bytes of an upload.
+    Location(String),
+    /// Names the next page of a list.
+    Link(&'static str, String),
+    /// Puts addresses into a manifest for its layers.
+    Urls(String),
+}
+
+/// Everything that a client does with a repository; what went wrong is told, and that is all.
+async fn everything(client: &Client, home: &RunningRegistry) -> String {
+    let name = reference(home, "x:1");
+    let image = Image::new(1, 1000);
+    let mut told = String::new();
+    let mut note = |error: Option<Error>| {
+        told.extend(error.map(|error| crate::net::told(&error)));
+    };
+    // The first requests teach the scheme, so that the later ones have the header.
+    note(client.manifest(&reference(home, "other:1")).await.err());
+    note(client.manifest(&name).await.err());
+    note(client.head_manifest(&name).await.err());
+    note(client.blob_into(&name, &image.descriptors()[1], Vec::new()).await.err());
+    note(client.blob_exists(&name, &image.descriptors()[1]).await.err());
+    note(client.tags(&name).await.err());
+    note(client.referrers(&name, &image.digest, None).await.err());
+    let data = Box::new(blob(MediaType::OciEmpty, noise(8, 100)));
+    note(client.push_blob(&name, data, PushOptions::new()).await.err());
+    let bytes = image.manifest.clone();
+    note(client.push_manifest(&name, &MediaType::OciManifest, bytes).await.err());
+    note(client.copy(&name, &reference(home, "z:1"), CopyOptions::new()).await.err());
+    note(client.delete_manifest(&name).await.err());
+    told
+}
+
+/// Targets that no server may name, whatever else is allowed; those with a port are where another server listens.
+fn refused_targets(port: u16) -> Vec<String> {
+    let mut targets: Vec<String> = [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[fe80::1]/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://100.100.100.200/",
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://metadata.example/",
+        "http://mapped.example/",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/",
+    ]
+    .map(str::to_owned)
+    .into();
+    for host in ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "0", "unspecified.example", "user:pw@127.0.0.1"] {
+        targets.push(format!("http://{host}:{port}/v2/x"));
+    }
+    targets
+}
+
+fn attacks(other: &RunningRegistry) -> (Vec<Attack>, Vec<Attack>) {
+    let url = |rest: &str| format!("{}{rest}", other.url());
+    let mut elsewhere = Vec::new();
+    for status in [301, 302, 303, 307, 308] {
+        for (method, path) in
+            [("GET", "/manifests/"), ("HEAD", "/manifests/"), ("GET", "/blobs/"), ("HEAD", "/blobs/")]
+        {
+            elsewhere.push(Attack::Redirect(method, path, status, url("/v2/x/manifests/1")));
+        }
+    }
+    for (method, path) in [
+        ("POST", "/blobs/uploads/"),
+        ("PUT", "/blobs/uploads/"),
+        ("PUT", "/manifests/"),
+        ("DELETE", "/manifests/"),
+        ("GET", "/tags/list"),
+        ("GET", "/referrers/"),
+    ] {
+        elsewhere.push(Attack::Redirect(method, path, 307, url("/v2/x")));
+        elsewhere.push(Attack::Redirect(method, path, 302, url("/v2/x")));
+    }
+    elsewhere.push(Attack::Location(url("/v2/x/blobs/uploads/1")));
+    elsewhere.push(Attack::Location(format!("//{}/v2/x/blobs/uploads/1", other.addr())));
+    elsewhere.push(Attack::Link("/tags/list", url("/v2/x/tags/list?last=1")));
+    elsewhere.push(Attack::Link("/referrers/", url("/v2/x/referrers/1")));
+    elsewhere.push(Attack::Link("/tags/list", format!("//{}/v2/x/tags/list", other.addr())));
+    elsewhere.push(Attack::Urls(url("/v2/x/blobs/1")));
+    let mut refused = Vec::new();
+    for target in refused_targets(other.addr().port()) {
+        refused.push(Attack::Redirect("GET", "/manifests/", 307, target.clone()));
+        refused.push(Attack::Redirect("GET", "/blobs/", 302, target.clone()));
+        refused.push(Attack::Realm(target.clone()));
+        refused.push(Attack::Location(target.clone()));
+        refused.push(Attack::Link("/tags/list", target));
+    }
+    (elsewhere, refused)
+}
+
+async fn launch(attack: &Attack) -> RunningRegistry {
+    let registry = Registry::in_memory();
+    let registry = match attack {
+        Attack::Realm(target) => registry.bearer_auth(USER, CANARY).token_realm(target),
+        _ => registry.basic_auth(USER, CANARY),
+    };
+    let home = registry.listen("127.0.0.1:0").await.unwrap();
+    if !matches!(attack, Attack::Realm(_)) {
+        let (client, image) = (with_login(&home), Image::new(1, 1000));
+        image.push(&client, &reference(&home, "x:1")).await;
+        if let Attack::Urls(target) = attack {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+            manifest["layers"][0]["urls"] = serde_json::json!([target]);
+            manifest["layers"][0]["mediaType"] =
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
+            let bytes = manifest.to_string().into();
+            client.push_manifest(&reference(&home, "x:1"), &MediaType::OciManifest, bytes).await.unwrap();
+        }
+    }
+    match attack {
+        Attack::Redirect(method, path, status, target) => {
+            home.fault(Fault::new(Action::Redirect(*status, target.clone())).method(method).path(path));
+        }
+        Attack::Location(target) => {
+            let answer = Action::Answer(202, vec![("location".to_owned(), target.clone())]);
+            home.fault(Fault::new(answer).method("POST"));
+        }
+        Attack::Link(path, target) => {
+            let link = format!("<{target}>; rel=\"next\"");
+            home.fault(Fault::new(Action::Header("link".to_owned(), link)).path(path));
+        }
+        Attack::Realm(_) | Attack::Urls(_) => {}
+    }
+    home
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_attacks() {
+    let other = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let (elsewhere, refused) = attacks(&other);
+    let (count, mut leaks, mut connections) = (elsewhere.len() + refused.len(), 0, 0);
+    let (first_refused, mut reached) = (elsewhere.len(), 0);
+    for (number, attack) in elsewhere.iter().chain(&refused).enumerate() {
+        let home = launch(attack).await;
+        let login = FixedCredentials::new().with(home.addr().to_string(), Credentials::basic(USER, CANARY));
+        let metadata = "169.254.169.254".parse::<IpAddr>().unwrap();
+        let client = Client::builder()
+            .loopback_plain_http(true)
+            .retry(quick())
+            .credentials(Arc::new(login))
+            .resolve("metadata.example", [metadata])
+            .resolve("mapped.example", ["::ffff:169.254.169.254".parse::<IpAddr>().unwrap()])
+            .resolve("unspecified.example", ["0.0.0.0".parse::<IpAddr>().unwrap()])
+            .build()
+            .unwrap();
+        other.journal().clear();
+        let told = everything(&client, &home).await;
+        let entries = other.journal().entries();
+        let leaked = entries.iter().any(|entry| entry.authorization.is_some())
+            || crate::net::has_secret(&format!("{entries:?}"))
+            || crate::net::has_secret(&told);
+        if leaked {
+            println!("leaked: {attack:?}: {entries:?}");
+            leaks += 1;
+        }
+        reached += usize::from(!entries.is_empty());
+        if number >= first_refused && !entries.is_empty() {
+            println!("connected: {attack:?}");
+            connections += 1;
+        }
+    }
+    println!("attacks: {count}, leaks: {leaks}, connections to refused addresses: {connections}");
+    assert!(count >= 24 && leaks == 0 && connections == 0);
+    assert!(
+        reached >= 20,
+        "the other server was reached where that is allowed, without credentials: {reached}"
+    );
+}
 
 async fn pair() -> (RunningRegistry, RunningRegistry) {
     let home = Registry::in_memory().basic_auth(USER, CANARY).listen("127.0.0.1:0").await.unwrap();
