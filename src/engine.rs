@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
 use layer_store::{Collected, GcPolicy, ImagePolicy, ImageRecord, Store, Transaction, Usage, View};
@@ -12,6 +12,7 @@ use registry_client::Client;
 use runtime::{Runtime, UserMapping};
 
 use crate::error::{Error, Result};
+use crate::pull::ImageVerifier;
 use crate::task::blocking;
 
 /// Tells the time; local records (when was this image built?) are stamped with it, images are not.
@@ -30,6 +31,10 @@ pub struct EngineOptions {
     pub clock: Clock,
     /// What images are pulled and built for.
     pub platform: Platform,
+    /// Decides which pulled images are kept.
+    pub verifier: Option<Arc<dyn ImageVerifier>>,
+    /// How long it may take for one image.
+    pub verify_timeout: Duration,
 }
 
 impl fmt::Debug for EngineOptions {
@@ -52,7 +57,16 @@ impl EngineOptions {
             client: None,
             clock: Arc::new(|| Timestamp::from_system(SystemTime::now())),
             platform: Platform::host(),
+            verifier: None,
+            verify_timeout: Duration::from_secs(60),
         }
+    }
+
+    /// Keeps only those pulled images that `verifier` lets in. It has 60 s for each, or as long as `verify_timeout` says.
+    #[must_use]
+    pub fn verifier(mut self, verifier: Arc<dyn ImageVerifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
     }
 
     /// Speaks to registries by `client`.
@@ -75,6 +89,7 @@ struct Inner {
     clock: Clock,
     platform: Platform,
     mapping: Option<UserMapping>,
+    verifier: Option<(Arc<dyn ImageVerifier>, Duration)>,
     /// What running builds share: a step that one of them made is there for the others at once.
     transaction: Mutex<Weak<Transaction>>,
     /// Steps that are being made, by key.
@@ -143,6 +158,7 @@ impl Engine {
                 clock: options.clock,
                 platform: options.platform,
                 mapping,
+                verifier: options.verifier.map(|verifier| (verifier, options.verify_timeout)),
                 transaction: Mutex::default(),
                 steps: Mutex::default(),
             };
@@ -178,6 +194,10 @@ impl Engine {
 
     pub(crate) fn state(&self) -> &Path {
         &self.0.state
+    }
+
+    pub(crate) fn verifier(&self) -> Option<&(Arc<dyn ImageVerifier>, Duration)> {
+        self.0.verifier.as_ref()
     }
 
     pub(crate) fn mapping(&self) -> Option<&UserMapping> {

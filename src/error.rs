@@ -80,6 +80,16 @@ pub enum Error {
         /// What was wanted.
         platform: String,
     },
+    /// The engine's verifier did not let the image in; nothing of it was kept.
+    #[error("{reference} ({digest}) is not let in")]
+    NotVerified {
+        /// What was asked for.
+        reference: String,
+        /// What it means.
+        digest: Box<image_core::Digest>,
+        /// The verifier's answer, or that it gave none.
+        source: crate::pull::VerifyError,
+    },
     /// A user or group has no entry in the image.
     #[error("unable to find {kind} {name}: no matching entries in {} file", if *.kind == "user" { "passwd" } else { .kind })]
     NoSuchUser {

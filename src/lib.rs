@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 pub use event::{Event, EventSink, Stream};
 pub use export::Output;
 pub use process::Limits;
-pub use pull::Pull;
+pub use pull::{Candidate, ImageVerifier, Pull, VerifierCause, VerifyError};
 
 pub use dockerfile;
 pub use image_core as image;

@@ -1,5 +1,7 @@
 //! From a registry into the store.
 
+mod verify;
+
 use image_core::{AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Reference};
 use layer_store::{ImageRecord, Layer, Transaction, View};
 use registry_client::Client;
@@ -8,6 +10,8 @@ use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventSink};
 use crate::task::blocking;
+
+pub use verify::{Candidate, ImageVerifier, VerifierCause, VerifyError};
 
 /// How many blobs are downloaded at the same time, as in dockerd.
 const DOWNLOADS: usize = 3;
@@ -28,7 +32,8 @@ impl Engine {
     /// Pulls the image `name`, for the engine's platform.
     ///
     /// # Errors
-    /// [`Error::Registry`], [`Error::Document`], [`Error::NoPlatform`], [`Error::Store`]; nothing is kept then.
+    /// [`Error::Registry`], [`Error::Document`], [`Error::NoPlatform`], [`Error::Store`], [`Error::NotVerified`] when
+    /// the engine's verifier does not let it in; nothing is kept then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the store as it was.
@@ -56,9 +61,14 @@ impl Engine {
         let manifest_blob = Descriptor::of(media_type, &bytes);
         let up_to_date = self.have(&name, &manifest, &manifest_blob)?;
         let record = if up_to_date {
-            self.store().resolve_image(&manifest.config.digest.to_string())?
+            let record = self.store().resolve_image(&manifest.config.digest.to_string())?;
+            let config = self.store().config(&record)?;
+            self.admit(&name, digest, &manifest_blob, &bytes, &config).await?;
+            record
         } else {
-            self.fetch(&name, manifest, manifest_blob, bytes, events).await?
+            let config = self.config(&name, &manifest.config).await?;
+            self.admit(&name, digest, &manifest_blob, &bytes, &config).await?;
+            self.fetch(&name, (manifest, manifest_blob, bytes), &config, events).await?
         };
         let now = Some(self.now());
         let id = record.id();
@@ -79,13 +89,12 @@ impl Engine {
     async fn fetch(
         &self,
         name: &Reference,
-        manifest: Manifest,
-        blob: Descriptor,
-        bytes: Vec<u8>,
+        (manifest, blob, bytes): (Manifest, Descriptor, Vec<u8>),
+        config: &Document<ImageConfig>,
         events: &EventSink,
     ) -> Result<ImageRecord> {
         let work = self.store().begin()?;
-        let config = self.config(name, &manifest.config, &work).await?;
+        work.put_blob(manifest.config.media_type.clone(), config.bytes())?;
         let diff_ids = config.value().rootfs.diff_ids.clone();
         if diff_ids.len() != manifest.layers.len() {
             return Err(Error::unsupported(
@@ -126,19 +135,13 @@ impl Engine {
         .await
     }
 
-    async fn config(
-        &self,
-        name: &Reference,
-        descriptor: &Descriptor,
-        work: &Transaction,
-    ) -> Result<Document<ImageConfig>> {
+    async fn config(&self, name: &Reference, descriptor: &Descriptor) -> Result<Document<ImageConfig>> {
         let read = |source| Error::Document { what: format!("the config of {name}"), source };
         if descriptor.size > image_core::CONFIG_LIMIT {
             let (kind, size, limit) = ("image config", descriptor.size, image_core::CONFIG_LIMIT);
             return Err(read(image_core::DocumentError::TooLarge { kind, size, limit }));
         }
         let bytes = self.client().blob_into(name, descriptor, Vec::new()).await?;
-        work.put_blob(descriptor.media_type.clone(), &bytes)?;
         Document::config(bytes).map_err(read)
     }
 
