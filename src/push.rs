@@ -11,6 +11,8 @@ use crate::task::blocking;
 
 /// How many blobs are uploaded at the same time, as in dockerd.
 const UPLOADS: usize = 5;
+/// Repositories that are tried for the mount of one blob.
+const GUESSES: usize = 2;
 
 impl Engine {
     /// Pushes `image` as `name`. Gives the descriptor of its manifest.
@@ -30,7 +32,7 @@ impl Engine {
         }
         let (manifest, bytes, blobs) = self.fix_manifest(image).await?;
         // The manifest says whether all is there already: one request for a push that changes nothing.
-        let known = self.client().head_manifest(&name).await?;
+        let known = self.client().head_manifest_at_origin(&name).await?;
         let same = known.is_some_and(|known| known.digest == manifest.digest);
         let mut tasks = tokio::task::JoinSet::new();
         let shown = layers.iter().map(|layer| Some(*layer.diff_id.digest()));
@@ -41,14 +43,16 @@ impl Engine {
             }
             waiting = Vec::new().into_iter();
         }
+        let options = if same { PushOptions::new() } else { self.mounts(&name).await? };
         loop {
             while tasks.len() < UPLOADS
                 && let Some((blob, shown)) = waiting.next()
             {
                 let source = Box::new(self.store().blob(&blob)?);
                 let (client, name, sink) = (self.client().clone(), name.clone(), events.clone());
+                let options = options.clone();
                 tasks.spawn(async move {
-                    let pushed = client.push_blob(&name, source, PushOptions::new()).await?;
+                    let pushed = client.push_blob(&name, source, options).await?;
                     let status = match pushed {
                         BlobPush::Exists => "Layer already exists",
                         BlobPush::Mounted { .. } => "Mounted",
@@ -70,6 +74,29 @@ impl Engine {
         }
         self.store().tag(&name.at_digest(manifest.digest), &image.id(), Some(self.now()))?;
         Ok(manifest)
+    }
+
+    /// Where the registry of `name` has which blobs, as far as the store remembers: what was pulled from it or pushed to
+    /// it has a name with a digest. A guess that is wrong costs nothing, the upload begins with the same request.
+    async fn mounts(&self, name: &Reference) -> Result<PushOptions> {
+        let (store, name) = (self.store().clone(), name.clone());
+        blocking(move || {
+            let mut options = PushOptions::new();
+            for tag in store.tags()? {
+                let elsewhere = tag.name.domain() == name.domain() && tag.name.path() != name.path();
+                if tag.name.digest().is_none() || !elsewhere {
+                    continue;
+                }
+                let Ok(record) = store.image(&tag.image) else { continue };
+                for blob in record.blobs.iter().chain([&record.config]) {
+                    if options.mount_blobs.get(&blob.digest).is_none_or(|known| known.len() < GUESSES) {
+                        options = options.mount_blob_from(blob.digest, tag.name.clone());
+                    }
+                }
+            }
+            Ok(options)
+        })
+        .await
     }
 
     /// The image's manifest and its blobs, layers first, config last. Encodes what is not encoded yet.

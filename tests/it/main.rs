@@ -17,10 +17,12 @@ mod buildah;
 mod conformance;
 mod copy;
 mod export;
+mod mount;
 mod mutation;
 mod run;
 mod share;
 mod transcript;
+mod verify;
 
 fn quiet() -> EventSink {
     std::sync::Arc::new(|_| ())
