@@ -15,7 +15,7 @@ use crate::event::EventSink;
 use crate::hosts::{HostRules, Scheme};
 use crate::retry::RetryPolicy;
 use crate::source::Health;
-use crate::transport::{PoolSettings, TlsSettings, Transport};
+use crate::transport::{Http2, PoolSettings, TlsSettings, Transport};
 
 /// A client for any number of registries. Cheap to clone; clones share connections, tokens and pauses.
 #[derive(Clone)]
@@ -109,6 +109,7 @@ pub struct ClientBuilder {
     fixed: BTreeMap<String, Vec<IpAddr>>,
     upload: UploadSettings,
     at_once: usize,
+    http2: Http2,
 }
 
 /// A proxy and what goes through it.
@@ -135,6 +136,7 @@ impl Default for ClientBuilder {
             fixed: BTreeMap::new(),
             upload: UploadSettings { chunk: 4 << 20, parallel: 5, ranges: 1 },
             at_once: 16,
+            http2: Http2::default(),
         }
     }
 }
@@ -261,6 +263,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Which requests go over HTTP/2. Default none.
+    pub fn http2(mut self, http2: Http2) -> Self {
+        self.http2 = http2;
+        self
+    }
+
     /// How many requests one server gets at once at most. A server that answers 429 gets half as many, and slowly more
     /// again. A request counts until its answer begins; uploads of blobs are counted by
     /// [`ClientBuilder::parallel_uploads`] alone. Default 16, at least 1.
@@ -322,6 +330,7 @@ impl ClientBuilder {
             stall_timeout: self.stall_timeout,
             tls: self.tls,
             host_tls,
+            http2: self.http2,
             proxied: !proxies.is_empty(),
             proxies,
             fixed: Arc::new(self.fixed),

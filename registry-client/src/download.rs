@@ -43,7 +43,8 @@ impl Client {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let request = Request::new(Method::GET, url.clone());
+            let mut request = Request::new(Method::GET, url.clone());
+            request.bulk = true;
             let line = request.line();
             let (wait, reason) = match engine.transport.send(request).await {
                 Ok(response) if response.is_success() => {

@@ -33,6 +33,8 @@ pub(crate) struct Call<'c> {
     pub(crate) reach: Reach,
     /// Whether failures are tried again here; uploads of streams decide themselves.
     pub(crate) retry: bool,
+    /// Whether a blob comes with the answer.
+    pub(crate) bulk: bool,
 }
 
 /// The body of a call.
@@ -55,6 +57,7 @@ impl<'c> Call<'c> {
             body: CallBody::Empty,
             reach: Reach::Anywhere,
             retry: true,
+            bulk: false,
         }
     }
 
@@ -78,6 +81,7 @@ impl<'c> Call<'c> {
         let mut request = Request::new(self.method.clone(), self.url.clone());
         request.headers = self.headers.clone();
         request.reach = self.reach;
+        request.bulk = self.bulk;
         request.home = Some(Arc::clone(self.endpoint.home()));
         request.body = match &self.body {
             CallBody::Empty => Body::Empty,

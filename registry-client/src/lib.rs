@@ -78,4 +78,4 @@ pub use event::{Direction, Event, EventSink};
 pub use image::PushReport;
 pub use manifest::FetchedManifest;
 pub use retry::RetryPolicy;
-pub use transport::{ClientIdentity, TlsRoots, TlsSettings};
+pub use transport::{ClientIdentity, Http2, TlsRoots, TlsSettings};

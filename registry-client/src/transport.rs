@@ -22,6 +22,7 @@ use url::Url;
 
 pub(crate) use address::Reach;
 pub(crate) use body::Body;
+pub use pool::Http2;
 pub(crate) use pool::{Pool, PoolSettings};
 pub(crate) use response::Response;
 pub(crate) use tls::cert_dirs;
@@ -90,6 +91,8 @@ pub(crate) struct Request {
     pub(crate) redirect_reach: Option<Reach>,
     /// Whether redirects are followed; token requests do not.
     pub(crate) follow: bool,
+    /// Whether a blob comes with the answer.
+    pub(crate) bulk: bool,
     /// The server that it is meant for.
     pub(crate) home: Option<Arc<Home>>,
 }
@@ -105,6 +108,7 @@ impl Request {
             reach: Reach::Anywhere,
             redirect_reach: None,
             follow: true,
+            bulk: false,
             home: None,
         }
     }
@@ -146,6 +150,7 @@ impl Transport {
             mut reach,
             redirect_reach,
             follow,
+            bulk,
             mut home,
         } = request;
         let first = RequestLine::new(&method, &url);
@@ -167,7 +172,8 @@ impl Transport {
             hop_headers.extend(home.iter().flat_map(|home| home.headers.clone()));
             let tls = home.as_ref().and_then(|home| home.tls.as_deref());
             let again = body.replay();
-            let sent = self.exchange(&line, method.clone(), &url, hop_headers, body, reach, tls);
+            let client = self.pool.client(&url, reach, tls, bulk || matches!(body, Body::Stream { .. }))?;
+            let sent = self.exchange(&line, client, method.clone(), &url, hop_headers, body, reach);
             let response = sent.await?;
             let Some(location) = redirect_target(&response).filter(|_| follow) else { return Ok(response) };
             if hop == MAX_REDIRECTS {
@@ -197,12 +203,12 @@ impl Transport {
     async fn exchange(
         &self,
         line: &RequestLine,
+        client: reqwest::Client,
         method: Method,
         url: &Url,
         headers: HeaderMap,
         body: Body,
         reach: Reach,
-        tls: Option<&str>,
     ) -> Result<Response> {
         if let Some((address, reason)) = address::literal(url).and_then(|address| {
             let reason = reach.refuses(address.ip())?;
@@ -210,7 +216,6 @@ impl Transport {
         }) {
             return Err(Error::AddressRefused { request: line.clone(), address, reason });
         }
-        let client = self.pool.client(url, reach, tls)?;
         let progress = body.progress();
         let mut builder = client.request(method.clone(), url.clone()).headers(headers);
         builder = body.attach(builder);

@@ -222,6 +222,7 @@ impl BlobStream {
         let mut call =
             Call::new(Method::GET, url, &self.source.endpoint).scopes(&self.source.repository, scopes);
         call.retry = self.source.last;
+        call.bulk = true;
         let partial = self.at > 0 || self.end < self.descriptor.size;
         if partial {
             let last = match self.end {
