@@ -3,6 +3,9 @@
 //! With `COOPERAGE_BUILDKIT_PEER` set to a program that does the same with BuildKit's compiler (see
 //! `benches/buildkit/`), the two run in turn and the ratio of their medians is printed. Times are those that the
 //! processor spent, so that other work on the machine does not count.
+//!
+//! `speed once parse|plan|json ROUNDS` does only that, for a program that counts instructions: two runs with different
+//! rounds give the instructions of one, and those over the bytes the instructions a byte.
 #![expect(clippy::print_stdout, reason = "a bench says what it measured")]
 
 use std::path::{Path, PathBuf};
@@ -44,6 +47,16 @@ fn main() {
     }
     let Ok(config) = serde_json::from_str::<ImageConfig>(BASE) else { return };
     let config = std::sync::Arc::new(config);
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [once, what, rounds] = arguments.as_slice()
+        && once == "once"
+    {
+        for _ in 0..rounds.parse().unwrap_or(1) {
+            only(what, &files, &config);
+        }
+        println!("bytes: {}", files.iter().map(Vec::len).sum::<usize>());
+        return;
+    }
     let peer = std::env::var_os("COOPERAGE_BUILDKIT_PEER");
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for _ in 0..TURNS {
@@ -77,6 +90,17 @@ fn main() {
 fn processor() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) / 1e6
+}
+
+fn only(what: &str, files: &[Vec<u8>], config: &std::sync::Arc<ImageConfig>) {
+    for file in files {
+        let done = match what {
+            "parse" => Dockerfile::parse(file).map_or(0, |file| file.instructions().len()),
+            "plan" => compiled(file, config, |_, plan| plan.steps.len()),
+            _ => compiled(file, config, |file, plan| record::json(file, plan, None).len()),
+        };
+        std::hint::black_box(done);
+    }
 }
 
 fn round(files: &[Vec<u8>], config: &std::sync::Arc<ImageConfig>, times: &mut Times) {

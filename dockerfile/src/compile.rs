@@ -151,6 +151,8 @@ struct Work<'a> {
     /// Build arguments, after `SOURCE_DATE_EPOCH` is resolved.
     build_args: std::collections::BTreeMap<String, String>,
     globals: Env,
+    /// What the bases of the stages are when no build argument is given, as far as that makes sense.
+    default_bases: Vec<Option<(String, image_core::Reference)>>,
     /// Names that global ARGs declare.
     global_names: std::collections::BTreeSet<String>,
     epoch: Option<Epoch>,
@@ -203,6 +205,7 @@ impl<'a> Work<'a> {
             ignore,
             build_args,
             globals: Env::new(),
+            default_bases: Vec::new(),
             global_names: std::collections::BTreeSet::new(),
             epoch: None,
             nodes: graph::Graph::default(),

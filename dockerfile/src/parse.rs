@@ -147,13 +147,14 @@ impl<'a> Parser<'a> {
         let len = memchr::memchr(b'\n', rest.as_bytes()).map_or(rest.len(), |at| at + 1);
         let line = rest.get(..len)?;
         let content = line.strip_suffix('\n').unwrap_or(line);
-        if content.len() > MAX_LINE && content.chars().count() > MAX_LINE / 4 {
-            // Bytes that are no characters count as one each, as they do in the file.
-            let bytes: usize = content
-                .chars()
-                .map(|ch| if ch == char::REPLACEMENT_CHARACTER { 1 } else { ch.len_utf8() })
-                .sum();
-            if bytes > MAX_LINE {
+        if content.len() > MAX_LINE {
+            // Bytes that are no characters count as one each, as they do in the file, and are three here.
+            let replaced = if content.len() > 3 * MAX_LINE {
+                0
+            } else {
+                content.matches(char::REPLACEMENT_CHARACTER).count()
+            };
+            if content.len() - 2 * replaced > MAX_LINE {
                 let lines = Lines::new(self.line + 1, self.line + 1);
                 let kind = ErrorKind::Limit { what: "a line", limit: MAX_LINE };
                 self.fail(Diagnostic::new(kind, Span::new(self.pos, self.pos + len), lines));
@@ -255,7 +256,7 @@ impl<'a> Parser<'a> {
         let command = words::command(&text, self.escape);
         let comments = std::mem::take(&mut self.comments);
         let head_end = self.pos;
-        let heredocs = if text.contains("<<") && instruction::takes_heredocs(&command, self.escape) {
+        let heredocs = if announces(&text) && instruction::takes_heredocs(&command, self.escape) {
             self.heredocs(&text, Span::new(begin, head_end), first_line)
         } else {
             Vec::new()
@@ -297,7 +298,10 @@ impl<'a> Parser<'a> {
                 }
                 let keyword = command.keyword.to_owned();
                 let flags = command.flags;
-                let text = text.trim().to_owned();
+                let text = match text {
+                    Cow::Owned(text) if text.trim().len() == text.len() => text,
+                    text => text.trim().to_owned(),
+                };
                 let instruction = Instruction { keyword, kind, flags, text, comments, span, lines, heredocs };
                 lint::syntax(&instruction, self.instructions.len(), &mut self.findings);
                 self.instructions.push(instruction);
@@ -340,6 +344,12 @@ impl<'a> Parser<'a> {
     const fn lines(&self, line: u32) -> Lines {
         Lines::new(line, line)
     }
+}
+
+/// Whether there is a `<<` in a text.
+fn announces(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    memchr::memchr_iter(b'<', bytes).any(|at| bytes.get(at + 1) == Some(&b'<'))
 }
 
 /// A line without its continuation character, and whether there was one.

@@ -397,8 +397,14 @@ impl<'a> Work<'a> {
         if !node.title.is_empty() {
             push_all(&mut out, &[&node.title, " "]);
         }
-        let width = node.total.checked_ilog10().unwrap_or(0) as usize + 1;
-        let _ = write!(out, "{:>width$}/{}] ", node.ordinal, node.total);
+        let width = node.total.checked_ilog10().unwrap_or(0);
+        for _ in node.ordinal.checked_ilog10().unwrap_or(0)..width {
+            out.push(' ');
+        }
+        push_number(&mut out, node.ordinal);
+        out.push('/');
+        push_number(&mut out, node.total);
+        out.push_str("] ");
         if onbuild {
             out.push_str("ONBUILD ");
         }
@@ -427,6 +433,15 @@ impl<'a> Work<'a> {
 pub(super) fn push_all(out: &mut String, parts: &[&str]) {
     out.reserve(parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| out.push_str(part));
+}
+
+/// Appends a number in decimal digits.
+pub(super) fn push_number(out: &mut String, number: u32) {
+    let mut unit = 10_u32.pow(number.checked_ilog10().unwrap_or(0));
+    while unit > 0 {
+        out.push(char::from_digit(number / unit % 10, 10).unwrap_or('0'));
+        unit /= 10;
+    }
 }
 
 /// A refused value.

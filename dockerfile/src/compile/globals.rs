@@ -22,9 +22,8 @@ impl<'a> Work<'a> {
         let target = self.options.platform.as_ref().unwrap_or(build);
         let last = self.file.stages().last().and_then(|stage| stage.from.name.clone());
         let stage = self.options.target.clone().or(last).filter(|name| !name.is_empty());
-        let mut args = Env::new();
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        for (name, value) in [
+        let values = [
             ("BUILDPLATFORM", format_platform(build)),
             ("BUILDOS", build.os.clone()),
             ("BUILDOSVERSION", text(&build.os_version)),
@@ -36,10 +35,12 @@ impl<'a> Work<'a> {
             ("TARGETARCH", target.architecture.clone()),
             ("TARGETVARIANT", text(&target.variant)),
             ("TARGETSTAGE", stage.unwrap_or_else(|| "default".to_owned())),
-        ] {
-            let value = self.options.build_args.get(name).cloned().unwrap_or(value);
-            args.set(name, value, Origin::Arg);
-        }
+        ];
+        let given = &self.options.build_args;
+        let args = Env::of(
+            values.map(|(name, value)| (name, given.get(name).cloned().unwrap_or(value))),
+            Origin::Arg,
+        );
         if let Ok(defaults) = self.global_args(args.clone(), false) {
             self.lint_default_bases(&defaults);
         }
@@ -87,7 +88,10 @@ impl<'a> Work<'a> {
             let Ok(name) = self.expander.word_within(&stage.from.base, defaults, &self.budget) else {
                 return;
             };
-            if Reference::parse(&name.text).is_err() {
+            if let Ok(reference) = Reference::parse(&name.text) {
+                self.default_bases.push(Some((name.text.into_owned(), reference)));
+            } else {
+                self.default_bases.push(None);
                 self.linter.report(
                     &lint::INVALID_DEFAULT_ARG_IN_FROM,
                     stage.instruction.lines,
@@ -204,6 +208,8 @@ impl<'a> Work<'a> {
         } else if self.capture.is_some() {
             node.used = used.into_iter().map(str::to_owned).collect();
         }
+        let known = self.default_bases.get_mut(stage.number).and_then(Option::take);
+        node.parsed = known.filter(|(name, _)| *name == base_name).map(|(_, reference)| reference);
         node.total = u32::from(base_name != "scratch" && self.nodes.find_exact(&base_name).is_none());
         let works = |one: &&Instruction| {
             matches!(one.kind, Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_))

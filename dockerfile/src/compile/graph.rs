@@ -1,9 +1,8 @@
 //! The stages and images of a file, and which of them needs which.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::node::{Node, Task};
+use super::node::{Given, Node, Task};
 use super::{Refusal, Work};
 use crate::error::{Diagnostic, ErrorKind};
 use crate::instruction::{Kind, MountSpec};
@@ -135,7 +134,7 @@ impl<'a> Work<'a> {
         for index in 0..self.nodes.all.len() {
             let Some(stage) = self.nodes.get(index).and_then(|node| node.stage) else { continue };
             for instruction in stage.body {
-                match self.task(Cow::Borrowed(instruction), false) {
+                match self.task(Given::File(instruction), false) {
                     Ok(task) => self.add_task(index, task),
                     Err((kind, hint)) => {
                         self.fail(Diagnostic::new(kind, instruction.span, instruction.lines).hint(hint));
@@ -168,11 +167,7 @@ impl<'a> Work<'a> {
     }
 
     /// An instruction with what it reads.
-    pub(super) fn task(
-        &mut self,
-        instruction: Cow<'a, Instruction>,
-        onbuild: bool,
-    ) -> Result<Task<'a>, Refusal> {
+    pub(super) fn task(&mut self, instruction: Given<'a>, onbuild: bool) -> Result<Task<'a>, Refusal> {
         let sources = match &instruction.kind {
             Kind::Copy(copy) => match &copy.from {
                 Some(from) => vec![self.copy_source(from, &instruction)?],

@@ -1,6 +1,5 @@
 //! A stage while it is compiled, or an image that an instruction copies from.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use image_core::{ContainerConfig, ImageConfig, Platform, Reference};
@@ -11,10 +10,28 @@ use crate::plan::{Base, HistoryEntry, Input};
 use crate::source::{Lines, Span};
 use crate::syntax::{Instruction, Stage};
 
+/// An instruction of the file, or one that a trigger brought.
+#[derive(Clone)]
+pub(super) enum Given<'a> {
+    File(&'a Instruction),
+    Trigger(Box<Instruction>),
+}
+
+impl std::ops::Deref for Given<'_> {
+    type Target = Instruction;
+
+    fn deref(&self) -> &Instruction {
+        match self {
+            Self::File(instruction) => instruction,
+            Self::Trigger(instruction) => instruction,
+        }
+    }
+}
+
 /// An instruction of a stage, with the nodes that it reads.
 #[derive(Clone)]
 pub(super) struct Task<'a> {
-    pub(super) instruction: Cow<'a, Instruction>,
+    pub(super) instruction: Given<'a>,
     /// COPY `--from`, and `from` of each mount.
     pub(super) sources: Vec<usize>,
     /// Whether it is a trigger; its place is then its stage's FROM.
@@ -55,6 +72,8 @@ pub(super) struct Node<'a> {
     pub(super) total: u32,
     pub(super) ordinal: u32,
 
+    /// The reference that `base_name` is, when somebody read it already.
+    pub(super) parsed: Option<Reference>,
     /// The base's reference, when it is an image.
     pub(super) reference: Option<Reference>,
     pub(super) plan_base: Option<Base>,

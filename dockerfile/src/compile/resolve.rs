@@ -1,12 +1,11 @@
 //! Bases: images, named contexts, and the triggers that images bring.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use image_core::{ContainerConfig, Digest, ImageConfig, Platform, Reference};
 
 use super::context::NamedContext;
-use super::node::Node;
+use super::node::{Given, Node};
 use super::request::{ImageRequest, Images};
 use super::{Refusal, Resolved, Work};
 use crate::Origin;
@@ -108,7 +107,11 @@ impl<'a> Work<'a> {
         if let Some(reference) = node.reference.clone() {
             return self.use_image(node, reference, None, needed, images);
         }
-        let reference = Reference::parse(&node.base_name)
+        let parsed = match node.parsed.take() {
+            Some(parsed) => Ok(parsed),
+            None => Reference::parse(&node.base_name),
+        };
+        let reference = parsed
             .map_err(|cause| {
                 let lower = node.base_name.to_lowercase();
                 let hint = (self.nodes.find(&lower).is_some())
@@ -325,7 +328,9 @@ impl<'a> Work<'a> {
             }
             instruction.span = span;
             instruction.lines = lines;
-            let task = self.task(Cow::Owned(instruction), true).map_err(|(kind, hint)| wrong(kind, hint))?;
+            let task = self
+                .task(Given::Trigger(Box::new(instruction)), true)
+                .map_err(|(kind, hint)| wrong(kind, hint))?;
             new |= !task.sources.is_empty();
             self.add_task(index, task);
         }

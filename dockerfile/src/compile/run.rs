@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::dispatch::{push_all, value, with_shell};
+use super::dispatch::{push_all, push_number, value, with_shell};
 use super::node::{Node, Task};
 use super::{Refusal, Work};
 use crate::Origin;
@@ -125,7 +125,9 @@ impl<'a> Work<'a> {
     fn created_by(&self, node: &Node<'a>, args: &[String]) -> String {
         let mut text = String::from("RUN ");
         if !node.args.is_empty() {
-            text.push_str(&format!("|{} ", node.args.len()));
+            text.push('|');
+            push_number(&mut text, u32::try_from(node.args.len()).unwrap_or(u32::MAX));
+            text.push(' ');
             for (name, last) in node.args.iter() {
                 let value = node.env.value(name).or(last.as_deref()).unwrap_or("");
                 push_all(&mut text, &[name, "=", value, " "]);

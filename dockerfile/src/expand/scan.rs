@@ -191,13 +191,21 @@ impl<'a, 'v> Scan<'a, 'v> {
     fn ordinary(&self, stop: Option<char>) -> usize {
         let escape = self.rules.escape;
         let special = |ch: char| matches!(ch, '$' | '\'' | '"') || ch == escape || Some(ch) == stop;
-        let found = if escape.is_ascii() {
-            // All of them are one byte, which is part of no longer character.
-            self.rest.bytes().position(|byte| byte.is_ascii() && special(char::from(byte)))
-        } else {
-            self.rest.find(special)
-        };
-        found.unwrap_or(self.rest.len())
+        if !escape.is_ascii() {
+            return self.rest.find(special).unwrap_or(self.rest.len());
+        }
+        // All of them are one byte, which is part of no longer character. Sixteen at a time are looked at together.
+        let stop = stop.and_then(|stop| u8::try_from(stop).ok()).unwrap_or(b'$');
+        let escape = u8::try_from(escape).unwrap_or(b'$');
+        let special =
+            |byte: u8| (byte == b'$') | (byte == b'\'') | (byte == b'"') | (byte == escape) | (byte == stop);
+        let bytes = self.rest.as_bytes();
+        let (chunks, _) = bytes.as_chunks::<16>();
+        let plain =
+            chunks.iter().take_while(|chunk| !chunk.iter().fold(false, |seen, byte| seen | special(*byte)));
+        let skipped = 16 * plain.count();
+        let tail = bytes.get(skipped..).unwrap_or(&[]);
+        skipped + tail.iter().position(|byte| special(*byte)).unwrap_or(tail.len())
     }
 
     fn push(&self, out: &mut String, text: &str) -> Result<(), ExpandError> {
@@ -227,8 +235,8 @@ impl<'a, 'v> Scan<'a, 'v> {
     }
 
     fn double_quote(&mut self) -> Result<String, ExpandError> {
-        let mut out = String::new();
         self.next();
+        let mut out = String::with_capacity(self.ordinary(None) + 1);
         if self.rules.raw_quotes {
             out.push('"');
         }
@@ -392,10 +400,10 @@ impl<'a, 'v> Scan<'a, 'v> {
 
     fn value(&mut self, name: &'a str) -> Option<&'v str> {
         let value = self.variables.value(name);
-        if value.is_some() {
-            self.matched.push(name);
-        } else {
-            self.unmatched.push(name);
+        let seen = if value.is_some() { &mut self.matched } else { &mut self.unmatched };
+        // The same name over and over is remembered once.
+        if seen.last() != Some(&name) {
+            seen.push(name);
         }
         value
     }

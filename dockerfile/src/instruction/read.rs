@@ -135,7 +135,7 @@ fn pairs(rest: &str, keyword: &str, escape: char) -> Result<Vec<Pair>, Refusal> 
     };
     let mut pairs = Vec::with_capacity(words.len());
     if first.contains('=') {
-        for word in &words {
+        for word in words {
             let Some((name, value)) = word.split_once('=') else {
                 let text = format!(
                     "Syntax error - can't find = in {}. Must be of the form: name=value",
@@ -204,7 +204,7 @@ fn arg(line: &Line<'_>) -> Result<Vec<Arg>, Refusal> {
         let (name, default) = match word.split_once('=') {
             Some(("", _)) => return Err(arguments("ARG names can not be blank")),
             Some((name, default)) => (name.to_owned(), Some(default.to_owned())),
-            None => (word, None),
+            None => (word.to_owned(), None),
         };
         args.push(Arg { description: description(line.comments, &name), name, default });
     }

@@ -124,56 +124,38 @@ pub(crate) fn first_and_rest(rest: &str) -> Option<(&str, &str)> {
     rest.split_once(BLANKS).map(|(word, tail)| (word, tail.trim_start_matches(BLANKS)))
 }
 
-/// Words separated by blanks outside quotes; quotes and escapes stay in the words.
-pub(crate) fn quoted(rest: &str, escape: char) -> Vec<String> {
+/// Words separated by blanks outside quotes; quotes and escapes stay in the words. An escape character at the end of the
+/// line escapes nothing and is left out.
+pub(crate) fn quoted(rest: &str, escape: char) -> Vec<&str> {
     let mut words = Vec::new();
-    let mut word = String::new();
-    let mut inside = false;
-    let mut blank_ok = false;
+    // Where the word at hand begins.
+    let mut begin = None;
     let mut quote: Option<char> = None;
-    let mut chars = rest.chars().peekable();
-    while let Some(ch) = chars.next() {
+    let mut chars = rest.char_indices();
+    let mut end = rest.len();
+    while let Some((at, ch)) = chars.next() {
         match quote {
-            None if !inside && ch.is_whitespace() => continue,
             None if ch.is_whitespace() => {
-                if blank_ok || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
+                if let Some(word) = begin.take().and_then(|begin| rest.get(begin..at)) {
+                    words.push(word);
                 }
-                blank_ok = false;
-                inside = false;
                 continue;
             }
             None => {
-                inside = true;
+                begin.get_or_insert(at);
                 if ch == '\'' || ch == '"' {
                     quote = Some(ch);
-                    blank_ok = true;
-                }
-                if ch == escape {
-                    let Some(next) = chars.next() else { continue };
-                    word.push(ch);
-                    word.push(next);
-                    continue;
                 }
             }
-            Some(open) => {
-                if ch == open {
-                    quote = None;
-                }
-                if ch == escape && open != '\'' {
-                    let Some(next) = chars.next() else {
-                        quote = None;
-                        continue;
-                    };
-                    word.push(ch);
-                    word.push(next);
-                    continue;
-                }
-            }
+            Some(open) if ch == open => quote = None,
+            Some(_) => {}
         }
-        word.push(ch);
+        // Between single quotes nothing is escaped.
+        if ch == escape && quote != Some('\'') && chars.next().is_none() {
+            end = at;
+        }
     }
-    if inside && (blank_ok || !word.is_empty()) {
+    if let Some(word) = begin.and_then(|begin| rest.get(begin..end)).filter(|word| !word.is_empty()) {
         words.push(word);
     }
     words

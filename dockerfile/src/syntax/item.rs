@@ -19,7 +19,7 @@ pub enum ItemKind {
     Directive(usize),
     /// A comment line.
     Comment,
-    /// A line of blanks.
+    /// Lines of blanks, as many as there are together.
     Blank,
     /// An instruction with its continuation lines and heredocs: its index in
     /// [`Dockerfile::instructions`](crate::Dockerfile::instructions).
@@ -48,7 +48,10 @@ impl Items {
             ItemKind::Directive(index) => small(2 + 2 * index),
             ItemKind::Instruction(index) => small(3 + 2 * index),
         };
-        self.0.push(Piece { end: small(end), kind });
+        match self.0.last_mut() {
+            Some(last) if kind == 1 && last.kind == 1 => last.end = small(end),
+            _ => self.0.push(Piece { end: small(end), kind }),
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Item> {
