@@ -201,7 +201,7 @@ pub(crate) const KEYWORDS: [&str; 18] = [
 
 /// The keyword in upper case, when there is one.
 pub(crate) fn keyword(written: &str) -> Option<&'static str> {
-    KEYWORDS.into_iter().find(|known| known.eq_ignore_ascii_case(written))
+    KEYWORDS.iter().find(|known| known.eq_ignore_ascii_case(written)).copied()
 }
 
 impl Kind {

@@ -5,14 +5,31 @@
 //! compiled, so that the engine can refuse it by name.
 //!
 //! ```text
-//!  bytes ──parse──▶ Dockerfile ──compile──▶ Plan ──▶ steps: Image, Context, Http, Git, Exec, Files
-//!                   │  spans, items   ▲              stages: config, history
-//!                   │  Edit, outline  │              warnings: the 22 rules of BuildKit
-//!                   ▼                 └─ Images: configs, when the compiler asks (NeedImages)
-//!              Diagnostics (all of a file's, with hints; `render` draws them)
+//!  bytes ──parse──▶ Dockerfile ──compile──▶ Plan ──▶ steps: Image, Layout, Context, Http, Git, Exec, Files
+//!    │              │  spans, items   ▲              stages: config, history; outline of the target
+//!    │              │  Edit, outline  │              warnings: the 22 rules of BuildKit
+//!    │              ▼                 └─ Images: configs, when the compiler asks (NeedImages)
+//!    │         Diagnostics (all of a file's, with hints and findings; `render` draws them)
+//!    └──lint::check──▶ Report (errors and findings, also of a file that does not parse; JSON as BuildKit's)
 //! ```
 //!
-//! The meaning of a file is that of BuildKit's frontend; tests compare the two on about 1,400 files and cases.
+//! | what for | where |
+//! | --- | --- |
+//! | read a file, and print it back byte by byte | [`Dockerfile`], [`Instruction`], [`instruction`], [`Item`], [`Source`] |
+//! | change a file and leave the rest of it | [`Edit`] |
+//! | make a file without a text | [`Builder`] |
+//! | compile it for a target and a platform | [`Compiler`], [`Options`], [`NamedContext`], [`Images`], [`Outcome`] |
+//! | what it compiles to, as JSON and for Graphviz | [`Plan`], [`plan`] |
+//! | check it without building it | [`lint::check`], [`lint::Report`], [`lint::RULES`], [`Warning`] |
+//! | ask what can be built, and what a build may be given | [`Dockerfile::targets`], [`Dockerfile::outline`], [`Plan::outline`] |
+//! | say what is wrong | [`Diagnostics`], [`Diagnostic`], [`ErrorKind`] |
+//! | expand variables alone | [`Expander`], [`Env`] |
+//! | `.dockerignore` alone | [`Ignore`] |
+//! | compare with other compilers | [`record`] |
+//! | the bounds | [`limits`] |
+//!
+//! The meaning of a file is that of BuildKit's frontend; tests compare the two on about 1,400 files and cases, and
+//! `benches/differential.rs` on as many mutated ones as one likes, with the answers to lint, outline and targets.
 //! Deliberate differences:
 //!
 //! | here | BuildKit | why |
@@ -23,7 +40,10 @@
 //! | a parent's match is never skipped in [`Ignore::enter`] | it is, behind exceptions | walking and asking must agree |
 //! | `SOURCE_DATE_EPOCH=context` and stage names come out as [`plan::Epoch`] | resolved by the daemon | the compiler does no IO |
 //! | letters and digits of variable names by Unicode's wider properties | by general category | no tables; ASCII is equal |
-//! | [`Dockerfile::outline`] is of the whole file | of one target | it needs no image |
+//! | findings behind an error are reported too ([`Diagnostics::warnings`], [`lint::check`]) | none behind the first error | as above |
+//! | in an outline the target counts first, then its base, then what it reads in order | in the order of a map | the same file gives the same outline |
+//! | cache mounts are in the outline | the form has a place for them that stays empty | they are asked for |
+//! | [`Dockerfile::outline`] is of the whole file | none | it needs no image; [`Plan::outline`] is BuildKit's |
 //!
 //! A program that needs no text makes the same types with a [`Builder`].
 //!
@@ -32,8 +52,6 @@
 //! (`benches/speed.rs`). In instructions (callgrind, with the bench's allocator): parsing 38 a byte of text, of which
 //! reading the single instructions is 44 %; compiling 83, of which the single instructions are 48 % and all that comes
 //! before the bases is 23 %; a record 39.
-//!
-//! Not here yet: OCI layouts and URLs as named contexts; warnings of a file that does not compile.
 #![forbid(unsafe_code)]
 
 mod builder;

@@ -132,7 +132,8 @@ impl<'a> Parser<'a> {
             directives: Vec::new(),
             comments: Comments::default(),
             items: Items::default(),
-            instructions: Vec::new(),
+            // Real files have one in some fifty bytes.
+            instructions: Vec::with_capacity((text.len() / 64).min(64)),
             findings: Vec::new(),
             errors: Vec::new(),
             in_stage: false,
@@ -245,6 +246,12 @@ impl<'a> Parser<'a> {
                 continue;
             }
             let (part, more) = continuation(line, self.escape);
+            if let Cow::Borrowed(first) = text {
+                // Most go on for some lines.
+                let mut whole = String::with_capacity(2 * (first.len() + part.len()));
+                whole.push_str(first);
+                text = Cow::Owned(whole);
+            }
             text.to_mut().push_str(part);
             continues = more;
         }

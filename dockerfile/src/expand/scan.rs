@@ -107,7 +107,7 @@ impl<'a, 'v> Scan<'a, 'v> {
     }
 
     fn run_inner(&mut self, stop: Option<char>, mut words: Option<Words>) -> Result<String, ExpandError> {
-        let mut out = String::with_capacity(if stop.is_none() { self.rest.len() } else { 0 });
+        let mut out = String::with_capacity(if stop.is_none() { self.rest.len() + 16 } else { 0 });
         while let Some(ch) = self.peek() {
             if Some(ch) == stop {
                 self.next();
@@ -194,18 +194,12 @@ impl<'a, 'v> Scan<'a, 'v> {
         if !escape.is_ascii() {
             return self.rest.find(special).unwrap_or(self.rest.len());
         }
-        // All of them are one byte, which is part of no longer character. Sixteen at a time are looked at together.
+        // All of them are one byte, which is part of no longer character.
         let stop = stop.and_then(|stop| u8::try_from(stop).ok()).unwrap_or(b'$');
         let escape = u8::try_from(escape).unwrap_or(b'$');
         let special =
             |byte: u8| (byte == b'$') | (byte == b'\'') | (byte == b'"') | (byte == escape) | (byte == stop);
-        let bytes = self.rest.as_bytes();
-        let (chunks, _) = bytes.as_chunks::<16>();
-        let plain =
-            chunks.iter().take_while(|chunk| !chunk.iter().fold(false, |seen, byte| seen | special(*byte)));
-        let skipped = 16 * plain.count();
-        let tail = bytes.get(skipped..).unwrap_or(&[]);
-        skipped + tail.iter().position(|byte| special(*byte)).unwrap_or(tail.len())
+        self.rest.bytes().position(special).unwrap_or(self.rest.len())
     }
 
     fn push(&self, out: &mut String, text: &str) -> Result<(), ExpandError> {

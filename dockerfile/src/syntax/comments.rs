@@ -24,7 +24,9 @@ impl Comments {
 
     /// Adds a line, which is not empty.
     pub(crate) fn push(&mut self, line: &str) {
-        if !self.0.is_empty() {
+        if self.0.is_empty() {
+            self.0.reserve(2 * line.len());
+        } else {
             self.0.push('\n');
         }
         self.0.push_str(line);
