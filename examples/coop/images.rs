@@ -220,11 +220,13 @@ pub(crate) fn save(engine: &Engine, output: Option<PathBuf>, names: &[String]) -
 }
 
 pub(crate) fn load(engine: &Engine, input: Option<PathBuf>) -> Outcome {
-    let mut source: Box<dyn io::Read + Send> = match input {
-        None => Box::new(io::stdin()),
-        Some(path) => Box::new(File::open(path)?),
+    let (store, now) = (engine.store(), Some(engine.now()));
+    let loaded = match input {
+        None => store::load(store, &mut io::stdin(), now)?,
+        Some(path) if path.is_dir() => store::load_layout(store, &path, now, &|_| true)?,
+        Some(path) => store::load(store, &mut File::open(path)?, now)?,
     };
-    for loaded in store::load(engine.store(), &mut source, Some(engine.now()))? {
+    for loaded in loaded {
         for name in &loaded.names {
             println!("Loaded image: {}", name.familiar());
         }

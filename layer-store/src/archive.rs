@@ -8,27 +8,23 @@
 //! ```
 //!
 //! The same file is a docker archive and an OCI archive; docker, podman and skopeo read either half. `load` reads
-//! both, and docker's older layout with a directory a layer. Bytes depend on the images alone.
+//! both, and docker's older layout with a directory a layer; `load_layout` reads an OCI layout that is a directory.
+//! Bytes depend on the images alone.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 
-use image_core::{
-    Compression, Descriptor, DiffId, Digest, Document, ImageConfig, ImageId, Index, Manifest, MediaType,
-    Reference, Timestamp,
-};
+use image_core::{Compression, Descriptor, Digest, Document, ImageId, Index, Manifest, MediaType, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::json;
-use crate::encode::read_bounded;
 use crate::error::{Error, Result};
 use crate::image::ImageRecord;
-use crate::layer::Layer;
 use crate::store::Store;
-use crate::view::View;
 
-const JSON_LIMIT: u64 = 8 << 20;
-const MEMBERS_LIMIT: usize = 100_000;
+mod load;
+
+pub use load::{load, load_allowing, load_layout};
+
 const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";
 
@@ -156,126 +152,4 @@ fn archive_stream<W: Write>(
     write(out)?;
     let padding = usize::try_from((512 - size % 512) % 512).unwrap_or(0);
     out.write_all(&vec![0; padding]).map_err(fail)
-}
-
-/// Reads an archive into the store. Names that it carries are given to its images; `now` is when.
-///
-/// # Errors
-/// [`Error::Stream`], [`Error::Layer`] and whatever unpacking can meet; nothing is kept then.
-pub fn load(store: &Store, source: &mut (dyn Read + Send), now: Option<Timestamp>) -> Result<Vec<Loaded>> {
-    load_allowing(store, source, now, &|_| true)
-}
-
-/// As [`load`], but of the names in the archive only those are given that `allowed` says yes to: an archive from
-/// elsewhere must not move names that others pull by.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_allowing(
-    store: &Store,
-    source: &mut (dyn Read + Send),
-    now: Option<Timestamp>,
-    allowed: &dyn Fn(&Reference) -> bool,
-) -> Result<Vec<Loaded>> {
-    let work = store.begin()?;
-    let mut members: BTreeMap<String, Descriptor> = BTreeMap::new();
-    let mut links: BTreeMap<String, String> = BTreeMap::new();
-    let plain = crate::compress::Source::sniffed(source).map_err(fail)?;
-    let mut archive = tar::Archive::new(plain);
-    for member in archive.entries().map_err(fail)? {
-        let mut member = member.map_err(fail)?;
-        let path = String::from_utf8_lossy(&member.path_bytes()).trim_start_matches("./").to_owned();
-        if members.len() > MEMBERS_LIMIT {
-            return Err(Error::Budget { limit: MEMBERS_LIMIT as u64, unit: "members of an archive" });
-        }
-        match member.header().entry_type() {
-            tar::EntryType::Regular => {
-                let mut ingest =
-                    work.ingest_unknown(MediaType::Other("application/octet-stream".to_owned()))?;
-                std::io::copy(&mut member, &mut ingest).map_err(fail)?;
-                members.insert(path, ingest.finish()?);
-            }
-            tar::EntryType::Symlink | tar::EntryType::Link => {
-                let target = member.link_name_bytes().map(|name| String::from_utf8_lossy(&name).into_owned());
-                links.insert(path, target.unwrap_or_default());
-            }
-            _ => {}
-        }
-    }
-    let open = |name: &str| -> Result<Descriptor> {
-        // Docker once wrote a repeated layer as a link to the first: `../<id>/layer.tar`.
-        let target = links.get(name).map_or(name, |target| target.trim_start_matches("../"));
-        let found = members.get(target).cloned();
-        found.ok_or_else(|| Error::NotFound { kind: "member of the archive", name: name.to_owned() })
-    };
-    let text = |name: &str| -> Result<Vec<u8>> {
-        read_bounded(work.open_blob(&open(name)?)?, JSON_LIMIT).map_err(fail)
-    };
-    let mut plans: Vec<(Vec<u8>, Vec<Descriptor>, Vec<String>)> = Vec::new();
-    if members.contains_key("manifest.json") {
-        let entries: Vec<DockerEntry> = parse("manifest.json", &text("manifest.json")?)?;
-        for entry in entries {
-            let layers = entry.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
-            plans.push((text(&entry.config)?, layers, entry.tags.unwrap_or_default()));
-        }
-    } else {
-        let index: Index = parse("index.json", &text("index.json")?)?;
-        for entry in index.manifests {
-            let at = |digest: &Digest| format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
-            let manifest: Manifest = parse("a manifest", &text(&at(&entry.digest))?)?;
-            let layers =
-                manifest.layers.iter().map(|layer| open(&at(&layer.digest))).collect::<Result<_>>()?;
-            let name = entry.annotations.get(NAME).or_else(|| entry.annotations.get(TAG));
-            plans.push((text(&at(&manifest.config.digest))?, layers, name.cloned().into_iter().collect()));
-        }
-    }
-    let mut loaded: Vec<(ImageRecord, Vec<Reference>)> = Vec::new();
-    for (config, blobs, names) in plans {
-        let document = Document::<ImageConfig>::config(config);
-        let document = document
-            .map_err(|source| Error::Document { what: "the archive's image config".to_owned(), source })?;
-        let diff_ids = &document.value().rootfs.diff_ids;
-        if diff_ids.len() != blobs.len() {
-            return Err(Error::Unsupported {
-                what: "an archive whose layers and config differ in number".to_owned(),
-            });
-        }
-        let mut layers: Vec<Layer> = Vec::new();
-        for (diff_id, blob) in diff_ids.iter().zip(&blobs) {
-            layers.push(load_layer(&work, diff_id, blob, &View::of(&layers))?);
-        }
-        let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
-        let mut record = ImageRecord::new(config, &layers);
-        record.blobs = blobs;
-        let names = names.iter().filter_map(|name| Reference::parse(name).ok()).filter(allowed).collect();
-        loaded.push((record, names));
-    }
-    work.commit()?;
-    let mut result: Vec<Loaded> = Vec::new();
-    for (record, names) in loaded {
-        let image = record.id();
-        if store.image(&image).is_err() {
-            store.put_image(&record)?;
-        }
-        for name in &names {
-            store.tag(name, &image, now)?;
-        }
-        match result.iter_mut().find(|other| other.image == image) {
-            Some(other) => other.names.extend(names),
-            None => result.push(Loaded { image, names }),
-        }
-    }
-    Ok(result)
-}
-
-fn load_layer(work: &crate::Transaction, diff_id: &DiffId, blob: &Descriptor, below: &View) -> Result<Layer> {
-    match work.find(diff_id, below)? {
-        Some(layer) => Ok(layer),
-        None => Ok(work.unpack(blob, diff_id, below)?.layer),
-    }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::Damaged { path: what.into(), reason: error.to_string() })
 }

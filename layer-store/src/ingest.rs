@@ -54,6 +54,13 @@ impl Ingest {
         Ok(Self { expected, media_type, digester, size: 0, file, name, place, staging, offset, end })
     }
 
+    /// As [`Self::new`] with nothing expected; the digest will be by `algorithm`.
+    pub(crate) fn by(staging: Dir, algorithm: Algorithm, media_type: MediaType) -> Result<Self> {
+        let mut ingest = Self::new(staging, None, media_type)?;
+        ingest.digester = Digester::new(algorithm);
+        Ok(ingest)
+    }
+
     /// Goes on with what is at `partial/`; begins there when nothing is. When another process is at the same blob, this
     /// one begins anew beside it and cannot be resumed.
     pub(crate) fn resume(places: &Places, staging: Dir, expected: &Descriptor) -> Result<Self> {

@@ -22,6 +22,9 @@
 //!    trash/                     on its way out
 //! ```
 //!
+//! A layer is kept once, whatever images have it and whatever is below it there; a file that two layers have is kept
+//! twice ([`Store::duplicates`] counts those, and its module says why).
+//!
 //! Roots of garbage collection: `images`, `containers`, `cache/records`, held `leases`. Files are the truth; there is
 //! no database. No lock is held while a store is merely open, so any number of processes share one.
 //!
@@ -56,6 +59,7 @@ pub mod conformance;
 mod container;
 mod derive;
 mod disk;
+mod duplicates;
 mod encode;
 mod error;
 mod gc;
@@ -81,7 +85,7 @@ mod view;
 mod volume;
 
 // The public interface is:
-pub use archive::{Loaded, load, load_allowing, save};
+pub use archive::{Loaded, load, load_allowing, load_layout, save};
 pub use blob::{Encoding, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};
@@ -91,6 +95,7 @@ pub use compose::Composer;
 pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff, zstd_encoder};
 pub use container::{ContainerRecord, ContainerStatus, NewContainer, StoredContainer};
 pub use disk::{Disk, FaultPoint};
+pub use duplicates::Duplicates;
 pub use encode::Encoder;
 pub use error::{Error, Result};
 pub use gc::{Collected, CollectedObject, GcPolicy, Unneeded};

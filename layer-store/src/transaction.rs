@@ -147,6 +147,15 @@ impl Transaction {
         Ingest::new(self.0.blobs.clone(), None, media_type)
     }
 
+    /// As [`Self::ingest_unknown`], by another algorithm.
+    pub(crate) fn ingest_by(
+        &self,
+        algorithm: image_core::Algorithm,
+        media_type: MediaType,
+    ) -> Result<Ingest> {
+        Ingest::by(self.0.blobs.clone(), algorithm, media_type)
+    }
+
     /// Keeps `bytes` as a blob.
     ///
     /// # Errors

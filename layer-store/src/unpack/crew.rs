@@ -12,8 +12,8 @@ use crate::authority::{FileAuthority, Op, Reply, direct};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 
-/// Entries and bytes of one batch.
-const BATCH: usize = 64;
+/// Entries and bytes of one batch. It is of one directory, so that two threads seldom want the same one.
+const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 const WAITING: usize = 4;
 const CREW: usize = 4;

@@ -11,6 +11,7 @@ mod crowd;
 mod damage;
 mod differential;
 mod layers;
+mod layouts;
 mod peers;
 mod policy;
 mod power;

@@ -175,3 +175,47 @@ fn one_copy_under_two_parents_and_a_cheap_df() {
     assert!(disk < sum * 6 / 10, "{disk} of {sum}");
     eprintln!("one layer under two parents: {layers} layers, du {disk} against a sum of {sum}");
 }
+
+/// What file-level sharing would save is told, and is not saved: see the text of `duplicates`.
+#[test]
+fn what_is_the_same_in_two_layers_is_counted() {
+    let sum_and_disk = |second: &dyn Fn(usize, &mut crate::tarball::Member)| {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(&place.path().join("store")).unwrap();
+        let mut disks = Vec::new();
+        let work = store.begin().unwrap();
+        for build in 0..2 {
+            let mut members = vec![dir("d")];
+            for n in 0..50 {
+                let mut member = file(&format!("d/{n}"), &format!("{n} ").repeat(4_000));
+                if build == 1 {
+                    second(n, &mut member);
+                }
+                members.push(member);
+            }
+            let bytes = archive(&members);
+            let layer =
+                work.unpack_stream(bytes.as_slice(), &DiffId::new(Digest::sha256(&bytes)), &View::default());
+            disks.push(layer.unwrap().layer.index().allocated);
+        }
+        work.commit().unwrap();
+        (disks.iter().sum::<u64>(), du(&store.path().join("layers")), store.duplicates().unwrap())
+    };
+    let (sum, disk, times) = sum_and_disk(&|_, member| member.mtime += 1);
+    assert_eq!((times.files, times.copies, times.linkable), (100, 50, 0));
+    assert_eq!(times.copied * 2, times.bytes);
+    eprintln!(
+        "two images that differ in times: du {disk} of a sum of {sum}, {} in the same content",
+        times.copied
+    );
+    let (sum, disk, one) = sum_and_disk(&|n, member| {
+        if n == 7 {
+            member.content.push(b'x');
+        }
+    });
+    assert_eq!((one.copies, one.linkable), (49, one.copied));
+    eprintln!(
+        "two images that differ in one file: du {disk} of a sum of {sum}, {} in the same content",
+        one.copied
+    );
+}
