@@ -9,6 +9,7 @@
 mod copy;
 mod memory;
 mod resident;
+mod serve;
 mod step;
 mod syscall;
 #[expect(dead_code, reason = "some of it is for the host's side")]
@@ -87,27 +88,27 @@ fn plug_standard_streams() {
 }
 
 #[repr(C)]
-pub(crate) struct IoVec {
-    pub(crate) base: usize,
-    pub(crate) len: usize,
+struct IoVec {
+    base: usize,
+    len: usize,
 }
 
 #[repr(C)]
-pub(crate) struct MessageHeader {
-    pub(crate) name: usize,
-    pub(crate) name_len: usize,
-    pub(crate) iov: usize,
-    pub(crate) iov_len: usize,
-    pub(crate) control: usize,
-    pub(crate) control_len: usize,
-    pub(crate) flags: usize,
+struct MessageHeader {
+    name: usize,
+    name_len: usize,
+    iov: usize,
+    iov_len: usize,
+    control: usize,
+    control_len: usize,
+    flags: usize,
 }
 
 const CONTROL_HEADER: usize = 16;
-pub(crate) const CONTROL_SPACE: usize = CONTROL_HEADER + FDS_PER_MESSAGE * 4 + 4;
+const CONTROL_SPACE: usize = CONTROL_HEADER + FDS_PER_MESSAGE * 4 + 4;
 
 #[repr(C, align(8))]
-pub(crate) struct ControlBuffer(pub(crate) [u8; CONTROL_SPACE]);
+struct ControlBuffer([u8; CONTROL_SPACE]);
 
 /// Receives one message and its descriptors; returns the message and how many descriptors came.
 pub(crate) fn receive_message(fds: &mut [i32; FDS_PER_MESSAGE]) -> ([u32; 4], usize) {
@@ -158,6 +159,36 @@ pub(crate) fn receive_message(fds: &mut [i32; FDS_PER_MESSAGE]) -> ([u32; 4], us
         }
     }
     (body, count)
+}
+
+/// Sends one message, and descriptors with it.
+pub(crate) fn send_message(body: [u32; 4], fds: &[i32]) {
+    let iov = IoVec { base: body.as_ptr() as usize, len: MESSAGE };
+    let mut control = ControlBuffer([0; CONTROL_SPACE]);
+    // `struct cmsghdr`: the length, SOL_SOCKET, SCM_RIGHTS.
+    let length = CONTROL_HEADER + fds.len().min(FDS_PER_MESSAGE) * 4;
+    control.0[..8].copy_from_slice(&length.to_ne_bytes());
+    control.0[8] = 1;
+    control.0[12] = 1;
+    let mut at = 0;
+    while at < fds.len() && at < FDS_PER_MESSAGE {
+        let place = CONTROL_HEADER + at * 4;
+        control.0[place..place + 4].copy_from_slice(&fds[at].to_ne_bytes());
+        at += 1;
+    }
+    let header = MessageHeader {
+        name: 0,
+        name_len: 0,
+        iov: core::ptr::addr_of!(iov) as usize,
+        iov_len: 1,
+        control: control.0.as_ptr() as usize,
+        control_len: if fds.is_empty() { 0 } else { (length + 7) & !7 },
+        flags: 0,
+    };
+    const MSG_NOSIGNAL: usize = 0x4000;
+    let at = core::ptr::addr_of!(header) as usize;
+    // SAFETY: the header points to live buffers of the given lengths.
+    unsafe { call(nr::SENDMSG, [CONTROL as usize, at, MSG_NOSIGNAL, 0, 0, 0]) };
 }
 
 /// Receives the plan and its descriptors.

@@ -5,7 +5,7 @@
 
 use crate::syscall::{call, nr};
 use crate::wire::{CONTROL, FDS_PER_MESSAGE, message};
-use crate::{BAD_HELLO, CONTROL_SPACE, ControlBuffer, IoVec, MessageHeader, die, receive_message};
+use crate::{BAD_HELLO, die, receive_message, send_message};
 
 /// `CLONE_PARENT` and `CLONE_PIDFD`.
 const FLAGS: u64 = 0x8000 | 0x1000;
@@ -50,29 +50,9 @@ pub(crate) fn serve() {
 
 /// Tells the host about the new process, or why there is none.
 fn answer(pid: isize, pidfd: i32) {
-    let body = if pid > 0 {
-        [message::PID, pid as u32, 0, 0]
+    if pid > 0 {
+        send_message([message::PID, pid as u32, 0, 0], &[pidfd]);
     } else {
-        [message::FAILED, 0, -pid as u32, 0]
-    };
-    let iov = IoVec { base: body.as_ptr() as usize, len: 16 };
-    let mut control = ControlBuffer([0; CONTROL_SPACE]);
-    // `struct cmsghdr` with one descriptor: SOL_SOCKET, SCM_RIGHTS.
-    control.0[0] = 20;
-    control.0[8] = 1;
-    control.0[12] = 1;
-    control.0[16..20].copy_from_slice(&pidfd.to_ne_bytes());
-    let header = MessageHeader {
-        name: 0,
-        name_len: 0,
-        iov: core::ptr::addr_of!(iov) as usize,
-        iov_len: 1,
-        control: control.0.as_ptr() as usize,
-        control_len: if pid > 0 { 24 } else { 0 },
-        flags: 0,
-    };
-    const MSG_NOSIGNAL: usize = 0x4000;
-    let at = core::ptr::addr_of!(header) as usize;
-    // SAFETY: the header points to live buffers of the given lengths.
-    unsafe { call(nr::SENDMSG, [CONTROL as usize, at, MSG_NOSIGNAL, 0, 0, 0]) };
+        send_message([message::FAILED, 0, -pid as u32, 0], &[]);
+    }
 }

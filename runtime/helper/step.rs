@@ -111,6 +111,7 @@ fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
         op::COPY_TREE => crate::copy::tree(args[0], args[1], 0).map_err(|errno| (errno, 0))?,
         op::CLOSE_OTHERS => close_others(machine, args[0], args[1]),
         op::EXIT => die(args[0]),
+        op::SERVE => crate::serve::run(machine),
         op::REPORT_TO => machine.report = args[0],
         op::SET => result = Some(args[0] as i64),
         _ => return Err((38, 0)),

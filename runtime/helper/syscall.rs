@@ -16,6 +16,7 @@ pub(crate) mod nr {
     pub(crate) const CHDIR: usize = 80;
     pub(crate) const FCHMOD: usize = 91;
     pub(crate) const FCHOWN: usize = 93;
+    pub(crate) const UMASK: usize = 95;
     pub(crate) const GETDENTS64: usize = 217;
     pub(crate) const EXIT_GROUP: usize = 231;
     pub(crate) const OPENAT: usize = 257;
@@ -52,6 +53,7 @@ pub(crate) mod nr {
     pub(crate) const SENDFILE: usize = 71;
     pub(crate) const READLINKAT: usize = 78;
     pub(crate) const NANOSLEEP: usize = 101;
+    pub(crate) const UMASK: usize = 166;
     pub(crate) const EXIT_GROUP: usize = 94;
     pub(crate) const SENDTO: usize = 206;
     pub(crate) const SENDMSG: usize = 211;

@@ -74,6 +74,42 @@ pub(crate) mod op {
     pub(crate) const FIND: u32 = 10;
     /// Copy all that is in the directory arg 0 into the directory arg 1.
     pub(crate) const COPY_TREE: u32 = 11;
+    /// Serve calls until the host is gone: see `Call`.
+    pub(crate) const SERVE: u32 = 12;
+}
+
+/// A call that a serving helper makes for the host. Records stand at the start of a memory file that both have; texts,
+/// structures and room for answers stand behind them. The helper writes `result`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Call {
+    /// The number of the system call, or `PATH_OF`.
+    pub(crate) nr: u32,
+    /// Bits of `then`.
+    pub(crate) then: u32,
+    /// Kinds of the arguments; an `ADDRESS` is an offset into the file.
+    pub(crate) kinds: [u8; 8],
+    /// The arguments.
+    pub(crate) args: [u64; 6],
+    /// The register that gets the result, or `NONE`.
+    pub(crate) out: u32,
+    /// Zero.
+    pub(crate) pad: u32,
+    /// What the kernel answered; a negated error number from -4095 to -1.
+    pub(crate) result: i64,
+}
+
+/// In place of a system call's number: writes the path in `/proc` of the descriptor arg 1 at the address arg 0.
+pub(crate) const PATH_OF: u32 = u32::MAX;
+/// The most descriptors that are handed back at once.
+pub(crate) const ANSWERS: usize = 250;
+
+/// What happens after a call that is served.
+pub(crate) mod then {
+    /// A failure does not end the batch.
+    pub(crate) const GO_ON: u32 = 1;
+    /// The result is a descriptor for the host.
+    pub(crate) const HAND_BACK: u32 = 2;
 }
 
 /// Kinds of messages.
@@ -89,6 +125,10 @@ pub(crate) mod message {
     /// Host to resident helper: make a process that takes a plan from the socket that rides along. Answered by `PID`,
     /// or by `FAILED` with no step.
     pub(crate) const LAUNCH: u32 = 5;
+    /// Host to serving helper, first: length of the memory file, which rides along.
+    pub(crate) const SERVE: u32 = 6;
+    /// Host to serving helper: work off so many records. Descriptors that ride along go to the first registers.
+    pub(crate) const CALLS: u32 = 7;
     /// Helper to host: the pid of the new process; its pidfd rides along.
     pub(crate) const PID: u32 = 16;
     /// Helper to host: it waits to be told `GO`.
@@ -101,6 +141,8 @@ pub(crate) mod message {
     pub(crate) const TERMINAL: u32 = 20;
     /// Helper to host: it waits for hooks to run, and to be told `GO`.
     pub(crate) const HOOKS: u32 = 21;
+    /// Serving helper to host: the record that failed or `NONE`, its error number, how many descriptors ride along.
+    pub(crate) const DONE: u32 = 22;
 }
 
 /// In the detail of a failed `EXEC`: the file exists, so its interpreter or loader does not.

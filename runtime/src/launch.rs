@@ -1,5 +1,7 @@
 //! Carrying a plan to the helper and its answers back.
 
+mod serve;
+
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
@@ -19,6 +21,8 @@ use crate::plan::wire::{CONTROL, EXEC_EXISTS, FDS_PER_MESSAGE, MESSAGE, VERSION,
 use crate::plan::{Note, Plan};
 use crate::state::{Place, Start};
 use crate::{Errno, Error, Hint, Phase, Signal, hint, sys};
+
+pub(crate) use serve::Served;
 
 /// The helper program.
 static HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helper"));

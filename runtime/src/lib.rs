@@ -38,6 +38,7 @@
 //!
 //! With [`SpecBuilder::user_mapping`] everything runs in a user namespace. One id (the caller's) needs no
 //! preparation at all; ranges of ids need `newuidmap` and `/etc/subuid`. [`Host::probe`] says what a host allows.
+//! Files that belong to such ids are made, read and removed by [`UserNamespace`].
 //!
 //! # What is not there
 //!
@@ -82,6 +83,7 @@ mod spec;
 mod state;
 mod status;
 mod sys;
+mod user_namespace;
 mod userns;
 
 pub use cgroup::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, Stats};
@@ -104,3 +106,4 @@ pub use runtime::{CreateOptions, Runtime, RuntimeBuilder};
 pub use signal::Signal;
 pub use spec::{IdRange, Network, SpecBuilder, UserMapping};
 pub use status::Status;
+pub use user_namespace::{CallId, DirectoryEntry, FileBatch, FileStat, Outcome, Slot, UserNamespace};

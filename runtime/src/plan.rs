@@ -97,6 +97,11 @@ impl Plan {
         compile::user_namespace(maps)
     }
 
+    /// A plan that makes a user namespace and serves calls in it.
+    pub(crate) fn file_server(maps: IdMaps) -> Result<Self, Error> {
+        compile::file_server(maps)
+    }
+
     /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.
     pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Self, Error> {
         compile::probe(maps, overlay)

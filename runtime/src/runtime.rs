@@ -15,7 +15,7 @@ use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
-use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status, idmap};
+use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap};
 
 /// Starts, finds and removes containers whose state lives in one directory.
 ///
@@ -174,6 +174,15 @@ impl Runtime {
             }
         }
         failure.map_or(Ok(removed), Err)
+    }
+
+    /// A user namespace with these ids, in which files can be worked on that are not the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`] and [`Error::Step`] when the host does not let this process map the ids.
+    pub fn user_namespace(&self, mapping: &UserMapping) -> Result<UserNamespace, Error> {
+        UserNamespace::make(self.helper.clone(), mapping)
     }
 
     /// Reaps the processes of dropped handles, ends the resident helper, and removes the cgroup directories that hold

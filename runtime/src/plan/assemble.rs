@@ -273,6 +273,11 @@ impl Assembler {
         self.push(op::EXIT, 0, &[code.into()], "exit_group", format!("code {code}"));
     }
 
+    /// Serves calls until the host is gone.
+    pub(super) fn serve(&mut self) {
+        self.push(op::SERVE, 0, &[], "recvmsg", "calls of the host".to_owned());
+    }
+
     /// Closes a descriptor and frees its register.
     pub(super) fn close(&mut self, fd: Reg) {
         self.call("close", libc::SYS_close, &[fd.into()], "a descriptor that has served").ignore();

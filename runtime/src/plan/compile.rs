@@ -266,13 +266,31 @@ pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Plan, Error> 
 /// Compiles the plan of a process that waits in a new user namespace.
 pub(super) fn user_namespace(maps: IdMaps) -> Result<Plan, Error> {
     let mut asm = Assembler::new();
-    let message = asm.bytes(&[0; 16]);
-    asm.phase(Phase::Namespaces);
-    namespace::birth(&mut asm, u64::from(libc::CLONE_NEWUSER.cast_unsigned()), None);
-    namespace::await_go(&mut asm, message, "the host: the id maps are written");
-    namespace::say_ready(&mut asm);
+    let message = enter_user_namespace(&mut asm);
     namespace::await_go(&mut asm, message, "the host: the namespace is no longer needed");
     asm.exit(0);
+    with_maps(asm, maps)
+}
+
+/// Makes a user namespace and serves calls in it, as its root, until the host is gone.
+pub(super) fn file_server(maps: IdMaps) -> Result<Plan, Error> {
+    let mut asm = Assembler::new();
+    enter_user_namespace(&mut asm);
+    credential::become_root(&mut asm, &maps);
+    asm.serve();
+    with_maps(asm, maps)
+}
+
+fn enter_user_namespace(asm: &mut Assembler) -> At {
+    let message = asm.bytes(&[0; 16]);
+    asm.phase(Phase::Namespaces);
+    namespace::birth(asm, u64::from(libc::CLONE_NEWUSER.cast_unsigned()), None);
+    namespace::await_go(asm, message, "the host: the id maps are written");
+    namespace::say_ready(asm);
+    message
+}
+
+fn with_maps(asm: Assembler, maps: IdMaps) -> Result<Plan, Error> {
     let mut plan = asm.finish()?;
     plan.maps = Some(maps);
     Ok(plan)

@@ -34,6 +34,11 @@ impl UserMapping {
         Self { uids: uids.into(), gids: gids.into() }
     }
 
+    /// The ranges of users and of groups.
+    pub(crate) fn into_ranges(self) -> (Vec<IdRange>, Vec<IdRange>) {
+        (self.uids, self.gids)
+    }
+
     /// Whether a group id exists inside.
     pub(super) fn has_gid(&self, id: u32) -> bool {
         self.gids.iter().any(|range| id >= range.inside && id - range.inside < range.count)

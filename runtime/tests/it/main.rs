@@ -19,3 +19,4 @@ mod recover;
 mod seccomp;
 mod support;
 mod threads;
+mod user_namespace;
