@@ -109,9 +109,8 @@ pub enum Reply {
     File(OwnedFd),
 }
 
-/// One entry of a tree, as [`FileAuthority::walk`] finds it.
+/// One entry of a tree, as [`FileAuthority::walk`] finds it. Authorities make it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Found {
     /// Its path.
     pub path: Vec<u8>,
@@ -137,10 +136,13 @@ pub struct Found {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// The first failure of a batch: what came before it is done, what comes after is not.
+fn is_directory(found: &Found) -> bool {
+    rustix::fs::FileType::from_raw_mode(found.mode) == rustix::fs::FileType::Directory
+}
+
+/// The first failure of a batch: what came before it is done, what comes after is not. Authorities make it.
 #[derive(Debug, thiserror::Error)]
 #[error("step {index} on {path:?} failed")]
-#[non_exhaustive]
 pub struct BatchError {
     /// Which element of the batch.
     pub index: usize,
@@ -166,4 +168,20 @@ pub trait FileAuthority: fmt::Debug + Send + Sync {
 
     /// Whose the files of the trees are.
     fn owners(&self) -> Owners;
+
+    /// Whether [`Op::Node`] makes devices, which takes root outside of any user namespace. Otherwise an empty file
+    /// keeps the place of one. Fifos, and the devices 0:0 of whiteouts, everybody makes.
+    fn makes_devices(&self) -> bool;
+
+    /// Bytes on disk of `root` and everything below, each file once. What vanishes meanwhile counts nothing.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    fn usage(&self, root: BorrowedFd<'_>) -> io::Result<u64> {
+        let mut seen = std::collections::BTreeSet::new();
+        let own = u64::try_from(rustix::fs::fstat(root)?.st_blocks).unwrap_or(0);
+        let once = |found: &Found| found.inode.1 < 2 || is_directory(found) || seen.insert(found.inode.0);
+        let below: u64 = self.walk(root)?.into_iter().filter(once).map(|found| found.blocks).sum();
+        Ok((own + below) * 512)
+    }
 }

@@ -196,11 +196,11 @@ impl Composer {
     /// [`Error::Unsupported`] for anything else.
     pub fn node(&mut self, path: &[u8], entry: Entry) -> Result<()> {
         self.make_room(path, false)?;
-        let owned = self.transaction.store().authority().owners() == Owners::True;
+        let devices = self.transaction.store().authority().makes_devices();
         let op = match entry.kind {
             Kind::Fifo => Op::Node(path.to_vec(), 0o010_000, 0),
-            Kind::CharDevice(device) if owned => Op::Node(path.to_vec(), 0o020_000, device),
-            Kind::BlockDevice(device) if owned => Op::Node(path.to_vec(), 0o060_000, device),
+            Kind::CharDevice(device) if devices => Op::Node(path.to_vec(), 0o020_000, device),
+            Kind::BlockDevice(device) if devices => Op::Node(path.to_vec(), 0o060_000, device),
             Kind::CharDevice(_) | Kind::BlockDevice(_) => Op::File(path.to_vec()),
             _ => return Err(Error::Unsupported { what: "this kind of node".to_owned() }),
         };

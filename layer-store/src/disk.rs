@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::authority::{BatchError, FileAuthority};
+use crate::authority::{BatchError, Direct, FileAuthority, Op, Reply};
 use crate::error::{Error, Result};
 
 /// Called before every change with its number; an error makes the change fail.
@@ -66,7 +66,7 @@ impl Disk {
     }
 
     /// As for its own files, for one piece of work on a layer's tree.
-    pub(crate) fn tree_change(&self, op: &crate::authority::Op) -> Result<()> {
+    pub(crate) fn tree_change(&self, op: &Op) -> Result<()> {
         let number = self.changes.fetch_add(1, Ordering::Relaxed);
         let Some(fault) = &self.fault else { return Ok(()) };
         let path = || String::from_utf8_lossy(op.path()).into_owned().into();
@@ -129,7 +129,7 @@ impl Dir {
 
     /// A foreign directory that is open already.
     pub(crate) fn held(fd: OwnedFd, path: &Path) -> Self {
-        let authority = Arc::new(crate::authority::Direct::detect());
+        let authority = Arc::new(Direct::detect());
         Self { fd: Arc::new(fd), path: path.into(), disk: Arc::default(), authority }
     }
 
@@ -139,6 +139,11 @@ impl Dir {
 
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// Who works on the trees in it.
+    pub(crate) fn authority(&self) -> &dyn FileAuthority {
+        &*self.authority
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -151,10 +156,22 @@ impl Dir {
 
     /// The directory `name` in this one.
     pub(crate) fn dir(&self, name: &str) -> Result<Self> {
-        let fd =
-            fs::openat(&*self.fd, name, OPEN_DIR, Mode::empty()).map_err(Error::io("open", self.at(name)))?;
+        let fd = match fs::openat(&*self.fd, name, OPEN_DIR, Mode::empty()) {
+            // Somebody else's, who lets nobody look in.
+            Err(Errno::ACCESS) => self.open_by_authority(name)?,
+            other => other.map_err(Error::io("open", self.at(name)))?,
+        };
         let (disk, authority) = (self.disk.clone(), self.authority.clone());
         Ok(Self { fd: Arc::new(fd), path: self.at(name).into(), disk, authority })
+    }
+
+    fn open_by_authority(&self, name: &str) -> Result<OwnedFd> {
+        let fail = |source| Error::Io { action: "open", path: self.at(name), source };
+        let replies = self.authority.perform(self.as_fd(), &[Op::Open(name.into())]);
+        match replies.map_err(|error| fail(error.source))?.pop() {
+            Some(Reply::File(fd)) => Ok(fd),
+            _ => Err(fail(io::ErrorKind::Unsupported.into())),
+        }
     }
 
     /// The directory `name` in this one, made with `mode` when it is not there.
@@ -303,16 +320,7 @@ impl Dir {
     /// Bytes on disk of this directory and everything in it. What vanishes meanwhile counts nothing.
     pub(crate) fn disk_usage(&self) -> Result<u64> {
         let fail = |source| Error::Io { action: "measure", path: self.path.to_path_buf(), source };
-        let (bytes, is_complete) = crate::authority::direct::disk_usage(self.as_fd()).map_err(fail)?;
-        if is_complete {
-            return Ok(bytes);
-        }
-        // Directories of other owners, that only the authority looks into.
-        let mut inodes = std::collections::BTreeMap::new();
-        for found in self.authority.walk(self.as_fd()).map_err(fail)? {
-            inodes.insert(found.inode.0, found.blocks);
-        }
-        Ok(self.allocated(".") + inodes.values().sum::<u64>() * 512)
+        self.authority.usage(self.as_fd()).map_err(fail)
     }
 
     pub(crate) fn chmod(&self, name: &str, mode: u32) -> Result<()> {
@@ -334,8 +342,7 @@ impl Dir {
     /// Removes whatever `name` is, with everything in it.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         self.disk.change("remove", &self.at(name))?;
-        let op = crate::authority::Op::Remove(name.as_bytes().to_vec());
-        let removed = self.authority.perform(self.as_fd(), &[op]);
+        let removed = self.authority.perform(self.as_fd(), &[Op::Remove(name.into())]);
         let fail =
             |error: BatchError| Error::Io { action: "remove", path: self.at(name), source: error.source };
         removed.map(drop).map_err(fail)

@@ -122,6 +122,14 @@ pub enum Error {
         /// The first unknown feature.
         feature: String,
     },
+    /// The files of the store's trees have other owners than the authority gives.
+    #[error("the store at {} keeps {kept}", .path.display())]
+    OtherOwners {
+        /// The store.
+        path: PathBuf,
+        /// Whose files it keeps.
+        kept: &'static str,
+    },
     /// Something that this version does not do.
     #[error("not supported yet: {what}")]
     Unsupported {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  <root>/                      0700; nobody else looks in
-//!    VERSION                    {"format":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}
+//!    VERSION                    {"format":1,"compatible":[],"read_only_compatible":[],"incompatible":[],"owners":"true"}
 //!    blobs/sha256-<hex>         bytes as they came or go out: configs, manifests, compressed layers
 //!    layers/<key>/index         a layer's truth: every entry, all metadata, content digests  (see `index`)
 //!                 diff/         its tree, in overlay form

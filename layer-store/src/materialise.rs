@@ -20,7 +20,7 @@ impl Store {
         tree: &Dir,
         content: impl FnMut(&[u8], &Digest, &mut std::fs::File) -> std::io::Result<bool>,
     ) -> Result<bool> {
-        materialise(&*self.authority, entries, tree, content).map(|made| made.is_some())
+        materialise(tree.authority(), entries, tree, content).map(|made| made.is_some())
     }
 }
 
@@ -36,6 +36,7 @@ pub(crate) fn materialise(
     mut content: impl FnMut(&[u8], &Digest, &mut std::fs::File) -> std::io::Result<bool>,
 ) -> Result<Option<Vec<Lost>>> {
     let owned = authority.owners() == Owners::True;
+    let devices = authority.makes_devices();
     let perform = |op: Op| authority.perform(tree.as_fd(), &[op]).map_err(failed);
     let mut last = Vec::new();
     for (path, entry) in entries.iter().filter(|(path, _)| !path.is_empty()) {
@@ -63,7 +64,7 @@ pub(crate) fn materialise(
                 continue;
             }
             // Nobody but root makes devices: an empty file keeps the place.
-            Kind::CharDevice(_) | Kind::BlockDevice(_) if !owned => Op::File(path.clone()),
+            Kind::CharDevice(_) | Kind::BlockDevice(_) if !devices => Op::File(path.clone()),
             Kind::CharDevice(device) => Op::Node(path.clone(), 0o020_000, *device),
             Kind::BlockDevice(device) => Op::Node(path.clone(), 0o060_000, *device),
             Kind::Fifo => Op::Node(path.clone(), 0o010_000, 0),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use image_core::Timestamp;
 
-use crate::authority::FileAuthority;
+use crate::authority::{Direct, FileAuthority};
 use crate::compose::{clamp, seal};
 use crate::disk::Dir;
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ impl Store {
     pub fn export_directory(&self, view: &View, path: &Path) -> Result<()> {
         let fail = |source| Error::Io { action: "make", path: path.to_owned(), source };
         std::fs::create_dir(path).map_err(fail)?;
-        let tree = Dir::root(path, Arc::default(), self.authority.clone())?;
+        let tree = Dir::root(path, Arc::default(), Arc::new(Direct::detect()))?;
         let merged = Merged::of(view);
         self.materialise(&merged.entries, &tree, |path, _, file| {
             clone_or_copy(&mut merged.open(self.authority(), path)?, file)?;
@@ -151,7 +151,7 @@ impl Transaction {
     pub fn layer_from_directory(&self, path: &Path, latest: Option<Timestamp>) -> Result<Layer> {
         let from = foreign(path)?;
         // Foreign files are read by whoever calls, not by the authority of the store.
-        let direct = crate::authority::Direct::detect();
+        let direct = Direct::detect();
         let (mut entries, _) = crate::snapshot::read_tree(&from, &View::default(), &direct)?;
         entries.retain(|_, entry| entry.kind != Kind::Whiteout);
         clamp(&mut entries, latest);
@@ -169,7 +169,7 @@ impl Transaction {
     pub fn layer_of_difference(&self, below: &View, path: &Path, latest: Option<Timestamp>) -> Result<Layer> {
         let from = foreign(path)?;
         // Foreign files are read by whoever calls, not by the authority of the store.
-        let direct = crate::authority::Direct::detect();
+        let direct = Direct::detect();
         let mut entries = crate::snapshot::Compared::of(&from, &direct, below)?.changes()?;
         clamp(&mut entries, latest);
         self.layer_of(entries, |path, file| {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use crate::additional::Shelf;
-use crate::authority::{Direct, FileAuthority};
+use crate::authority::{Direct, FileAuthority, Owners};
 use crate::budget::Budget;
 use crate::disk::{Dir, Disk, json};
 use crate::error::{Error, Result};
@@ -28,15 +28,41 @@ pub(crate) struct Version {
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
+    /// Whose the files of its trees are: `true` or `single`. Stores of before this was kept were opened by root, who
+    /// has true owners, or by somebody with a single id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owners: Option<String>,
 }
 
 impl Default for Version {
     fn default() -> Self {
-        Self { format: 1, compatible: Vec::new(), read_only_compatible: Vec::new(), incompatible: Vec::new() }
+        Self {
+            format: 1,
+            compatible: Vec::new(),
+            read_only_compatible: Vec::new(),
+            incompatible: Vec::new(),
+            owners: None,
+        }
     }
 }
 
 impl Version {
+    fn with(owners: Owners) -> Self {
+        let owners = match owners {
+            Owners::True => "true",
+            Owners::Single => "single",
+        };
+        Self { owners: Some(owners.to_owned()), ..Self::default() }
+    }
+
+    pub(crate) fn owners(&self) -> Owners {
+        match self.owners.as_deref() {
+            Some("true") => Owners::True,
+            Some(_) => Owners::Single,
+            None => Direct::detect().owners(),
+        }
+    }
+
     /// A store with unknown features is not opened, or only to be read.
     pub(crate) fn check(&self, path: &Path, to_write: bool) -> Result<()> {
         let refuse = |feature: String| Err(Error::Incompatible { path: path.to_owned(), feature });
@@ -123,10 +149,23 @@ impl Store {
         Self::open_with(path, StoreOptions::default())
     }
 
+    /// Whose the files of the store at `path` are; `None` when there is no store. Its authority has to be one with
+    /// the same owners: a store is not changed from one to the other.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Damaged`].
+    pub fn owners(path: &Path) -> Result<Option<Owners>> {
+        if !path.join(VERSION).exists() {
+            return Ok(None);
+        }
+        let root = Dir::existing(path, Arc::default(), Arc::new(Direct::detect()))?;
+        Ok(root.read_plain_json::<Version>(VERSION)?.map(|version| version.owners()))
+    }
+
     /// As [`Self::open`], with options.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]; [`Error::OtherOwners`] when the authority has other owners than the store.
     pub fn open_with(path: &Path, options: StoreOptions) -> Result<Self> {
         let root = Dir::root(path, options.disk, options.authority.clone())?;
         let version = match root.read_plain_json::<Version>(VERSION)? {
@@ -135,11 +174,21 @@ impl Store {
                 // The root holds setuid programs and secrets of images: nobody else looks in.
                 std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
                     .map_err(|source| Error::Io { action: "chmod", path: root.path().to_owned(), source })?;
-                write_version(&root)?;
-                Version::default()
+                let version = Version::with(options.authority.owners());
+                root.replace(VERSION, &json(&version, &root.at(VERSION))?)?;
+                version
             }
         };
         version.check(path, true)?;
+        if version.owners() != options.authority.owners() {
+            let kept = match version.owners() {
+                Owners::True => {
+                    "files of many owners, for which root is needed, or ranges of ids in a user namespace"
+                }
+                Owners::Single => "files of a single owner",
+            };
+            return Err(Error::OtherOwners { path: path.to_owned(), kept });
+        }
         let place = |name| root.make_dir(name, 0o700);
         let cache = place("cache")?;
         let places = Places {
@@ -169,7 +218,8 @@ impl Store {
     }
 
     pub(crate) fn write_version(&self) -> Result<()> {
-        write_version(&self.places.root)
+        let root = &self.places.root;
+        root.replace(VERSION, &json(&Version::with(self.authority.owners()), &root.at(VERSION))?)
     }
 
     /// Where the store is.
@@ -221,8 +271,4 @@ impl Store {
     pub(crate) fn find_layer(&self, key: &LayerKey) -> Result<Option<Layer>> {
         self.search(&self.places.layers, |shelf| &shelf.layers, |layers| Layer::load(layers, key.as_str()))
     }
-}
-
-fn write_version(root: &Dir) -> Result<()> {
-    root.replace(VERSION, &json(&Version::default(), &root.at(VERSION))?)
 }

@@ -1,6 +1,7 @@
 //! Work on trees in this process, relative to open directories.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,7 @@ const DEPTH_LIMIT: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub struct Direct {
     owners: Owners,
+    devices: bool,
     /// Who owns what this process makes.
     ids: (u32, u32),
 }
@@ -38,6 +40,8 @@ pub(crate) fn own_umask() {
 
 /// The ids that images use: up to nobody, 65534.
 const USUAL_IDS: u64 = 65_535;
+/// All that there are: only the first user namespace has them.
+const ALL_IDS: u64 = u32::MAX as u64;
 
 /// How many user ids this process's user namespace has; all when that cannot be read.
 fn mapped_ids() -> u64 {
@@ -54,7 +58,7 @@ impl Direct {
         let root = rustix::process::geteuid().is_root();
         let owners = if root && mapped_ids() >= USUAL_IDS { Owners::True } else { Owners::Single };
         let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { owners, ids }
+        Self { owners, devices: owners == Owners::True && mapped_ids() >= ALL_IDS, ids }
     }
 }
 
@@ -82,6 +86,14 @@ impl FileAuthority for Direct {
 
     fn owners(&self) -> Owners {
         self.owners
+    }
+
+    fn makes_devices(&self) -> bool {
+        self.devices
+    }
+
+    fn usage(&self, root: BorrowedFd<'_>) -> io::Result<u64> {
+        disk_usage(root)
     }
 }
 
@@ -370,19 +382,13 @@ fn xattrs(dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> io::Result<Vec<(V
     Ok(found)
 }
 
-/// Bytes on disk of `dir` and everything below, each inode once; and whether every directory could be looked into.
-pub(crate) fn disk_usage(dir: BorrowedFd<'_>) -> io::Result<(u64, bool)> {
-    let mut measure = Measure { seen: std::collections::BTreeSet::new(), is_complete: true };
+/// Bytes on disk of `dir` and everything below, each inode once.
+fn disk_usage(dir: BorrowedFd<'_>) -> io::Result<u64> {
     let own = u64::try_from(fs::fstat(dir)?.st_blocks).unwrap_or(0);
-    Ok(((own + blocks_below(dir, 0, &mut measure)?) * 512, measure.is_complete))
+    Ok((own + blocks_below(dir, 0, &mut BTreeSet::new())?) * 512)
 }
 
-struct Measure {
-    seen: std::collections::BTreeSet<u64>,
-    is_complete: bool,
-}
-
-fn blocks_below(dir: BorrowedFd<'_>, depth: usize, measure: &mut Measure) -> io::Result<u64> {
+fn blocks_below(dir: BorrowedFd<'_>, depth: usize, seen: &mut BTreeSet<u64>) -> io::Result<u64> {
     if depth > DEPTH_LIMIT {
         return Err(io::Error::other("the tree is too deep"));
     }
@@ -390,14 +396,14 @@ fn blocks_below(dir: BorrowedFd<'_>, depth: usize, measure: &mut Measure) -> io:
     for name in names(dir)? {
         let Ok(stat) = fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if is_directory || stat.st_nlink == 1 || measure.seen.insert(stat.st_ino) {
+        if is_directory || stat.st_nlink == 1 || seen.insert(stat.st_ino) {
             blocks += u64::try_from(stat.st_blocks).unwrap_or(0);
         }
         if is_directory {
             match open_for_reading(dir, &name) {
-                Ok(inner) => blocks += blocks_below(inner.as_fd(), depth + 1, measure)?,
+                Ok(inner) => blocks += blocks_below(inner.as_fd(), depth + 1, seen)?,
                 Err(Errno::NOENT) => {}
-                Err(_) => measure.is_complete = false,
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
@@ -405,7 +411,7 @@ fn blocks_below(dir: BorrowedFd<'_>, depth: usize, measure: &mut Measure) -> io:
 }
 
 /// Removes `name` in `dir`, whatever it is. Not being there is fine.
-pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     remove(dir, name, 0)
 }
 

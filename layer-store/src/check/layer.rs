@@ -79,7 +79,7 @@ fn compare(
         Kind::File { .. } | Kind::Hardlink { .. } => FILE,
         Kind::Symlink { .. } => 0o120_000,
         // Who may not make devices has an empty file in their place.
-        Kind::CharDevice(_) | Kind::BlockDevice(_) if owners == Owners::Single => FILE,
+        Kind::CharDevice(_) | Kind::BlockDevice(_) if !store.authority.makes_devices() => FILE,
         Kind::CharDevice(_) | Kind::Whiteout => 0o020_000,
         Kind::BlockDevice(_) => 0o060_000,
         Kind::Fifo => 0o010_000,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use image_core::Digester;
 
-use crate::authority::{FileAuthority, Owners};
+use crate::authority::FileAuthority;
 use crate::disk::Dir;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Kind, is_applied};
@@ -105,13 +105,13 @@ impl<'a> Compared<'a> {
                 _ => {}
             }
         }
-        let single = self.authority.owners() == Owners::Single;
+        let placeholders = !self.authority.makes_devices();
         for (path, names) in names {
             let Some(file) = self.now.get(&path).cloned() else { continue };
             // Where nobody may make devices, an empty file keeps the place of one.
             let is_device = |entry: &Entry| matches!(entry.kind, Kind::CharDevice(_) | Kind::BlockDevice(_));
             let empty = matches!(file.kind, Kind::File { size: 0, .. });
-            if single && empty && names.len() == 1 && self.below.get(&path).is_some_and(is_device) {
+            if placeholders && empty && names.len() == 1 && self.below.get(&path).is_some_and(is_device) {
                 continue;
             }
             let origin = |name: &Vec<u8>| match self.below.get(name).map(|entry| &entry.kind) {

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use image_core::{Digest, Digester};
 use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::authority::{FileAuthority, Found, Owners};
 use crate::disk::Dir;
@@ -118,5 +119,13 @@ fn owner(found: &Found, below: &View, owners: Owners) -> (u32, u32) {
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     // Reopened, not duplicated: a directory's position must not be shared.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::openat(fd, ".", flags, Mode::empty()).map_err(Error::io("open", "a layer's tree"))
+    match fs::openat(fd, ".", flags, Mode::empty()) {
+        // Somebody else's, who lets nobody look in; but to be mounted it need not be read.
+        Err(Errno::ACCESS) => fd.try_clone_to_owned().map_err(|source| Error::Io {
+            action: "open",
+            path: "a layer's tree".into(),
+            source,
+        }),
+        other => other.map_err(Error::io("open", "a layer's tree")),
+    }
 }

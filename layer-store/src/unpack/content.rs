@@ -95,7 +95,7 @@ impl Unpacking<'_> {
         device: u64,
         entry: &Entry,
     ) -> Result<()> {
-        let make = if self.authority.owners() == Owners::True {
+        let make = if self.authority.makes_devices() {
             Op::Node(path.to_vec(), kind, device)
         } else {
             // Nobody but root makes devices: an empty file keeps the place, the index keeps the truth.
