@@ -43,6 +43,7 @@ mod hashes;
 mod history;
 mod key;
 mod mount;
+mod owner;
 mod reproduce;
 mod secret;
 mod select;

@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
-use layer_store::{Collected, GcPolicy, ImagePolicy, ImageRecord, Store, Transaction, Usage, View};
+use layer_store::authority::Owners;
+use layer_store::{
+    Collected, GcPolicy, ImagePolicy, ImageRecord, Store, StoreOptions, Transaction, Usage, View,
+};
 use registry_client::Client;
 use runtime::{Runtime, UserMapping};
 
 use crate::error::{Error, Result};
 use crate::pull::ImageVerifier;
+use crate::subordinate::Subordinate;
 use crate::task::blocking;
 
 /// Tells the time; local records (when was this image built?) are stamped with it, images are not.
@@ -35,6 +39,9 @@ pub struct EngineOptions {
     pub verifier: Option<Arc<dyn ImageVerifier>>,
     /// How long it may take for one image.
     pub verify_timeout: Duration,
+    /// Whether an ordinary user's ranges of `/etc/subuid` and `/etc/subgid` are used, where there are any: then images
+    /// have all their owners, and containers all their users. A store that exists stays as it was made.
+    pub subordinate_ids: bool,
 }
 
 impl fmt::Debug for EngineOptions {
@@ -59,6 +66,7 @@ impl EngineOptions {
             platform: Platform::host(),
             verifier: None,
             verify_timeout: Duration::from_secs(60),
+            subordinate_ids: true,
         }
     }
 
@@ -144,12 +152,9 @@ impl Engine {
             let absolute =
                 |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Io { path, source });
             let (store, state) = (absolute(options.store)?, absolute(options.state)?);
-            let store = Store::open(&store)?;
             private(&state)?;
             let runtime = Runtime::builder().state_dir(state.join("runtime")).build()?;
-            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            // An ordinary user becomes root of a namespace that maps that one id.
-            let mapping = (!uid.is_root()).then(|| UserMapping::single(uid.as_raw(), gid.as_raw()));
+            let (store, mapping) = open_store(&store, &runtime, options.subordinate_ids)?;
             let inner = Inner {
                 store,
                 client,
@@ -328,6 +333,32 @@ impl Engine {
 
 /// How long a blob of which only some has come can be gone on with.
 const KEEP_PARTIALS: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// Opens the store at `path` with the most that this process can do there; and the ids that containers have then.
+fn open_store(path: &Path, runtime: &Runtime, subordinate: bool) -> Result<(Store, Option<UserMapping>)> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        return Ok((Store::open(path)?, None));
+    }
+    let kept = Store::owners(path)?;
+    if subordinate
+        && kept != Some(Owners::Single)
+        && let Some(mapping) = crate::subordinate::mapping()
+    {
+        match runtime.user_namespace(&mapping) {
+            Ok(namespace) => {
+                let mut options = StoreOptions::default();
+                options.authority = Arc::new(Subordinate::new(namespace));
+                return Ok((Store::open_with(path, options)?, Some(mapping)));
+            }
+            // Without a store yet, a single id will do.
+            Err(error) if kept.is_none() => tracing::warn!(%error, "subordinate ids cannot be used"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Root of a namespace that maps one's own id alone.
+    Ok((Store::open(path)?, Some(UserMapping::single(uid.as_raw(), gid.as_raw()))))
+}
 
 /// Makes the directory `path`, which nobody else looks into: what builds put there for a while may be setuid, or secret.
 fn private(path: &Path) -> Result<()> {

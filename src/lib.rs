@@ -11,6 +11,7 @@ mod export;
 mod process;
 mod pull;
 mod push;
+mod subordinate;
 mod task;
 mod user;
 

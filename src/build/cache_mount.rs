@@ -1,15 +1,14 @@
 //! Directories that outlive builds: `RUN --mount=type=cache`. The store keeps them, see `layer_store::CacheMount`.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dockerfile::plan::{CacheOwner, Exec, MountKind, Sharing};
-use layer_store::CacheMount;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use layer_store::{CacheMount, Store};
 
+use super::owner::{Looks, give, now, opened};
 use super::solve::Solver;
 use crate::error::{Error, Result};
 use crate::task::blocking;
@@ -20,11 +19,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// The caches of one RUN, by id. Dropped, others may use them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caches(BTreeMap<String, Arc<CacheMount>>);
-
-fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { path, source }
-}
 
 impl Caches {
     /// Takes all caches that `exec` mounts, in the order of their ids, so that two builds never wait for one another.
@@ -69,25 +63,18 @@ impl Caches {
 }
 
 /// Gives a new cache its owner and mode.
-pub(super) fn own(cache: &CacheMount, owner: Option<CacheOwner>) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+pub(super) fn own(cache: &CacheMount, owner: Option<CacheOwner>, store: &Store) -> Result<()> {
     let owner = owner.unwrap_or(CacheOwner { uid: 0, gid: 0, mode: 0o755 });
-    let path = cache.path();
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(fail(&path))?;
-    }
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(owner.mode)).map_err(fail(&path))
+    let looks = Looks { owner: (owner.uid, owner.gid), mode: Some(owner.mode), mtime: now() };
+    give(store, &[(cache.path(), looks)])
 }
 
 /// The directory `source` in the cache. What is in it was written by containers: no link is followed.
-pub(super) fn directory(cache: &CacheMount, source: &str) -> Result<OwnedFd> {
+pub(super) fn directory(cache: &CacheMount, source: &str, store: &Store) -> Result<OwnedFd> {
     let root = cache.directory()?;
     let inside = source.trim_matches('/');
     if inside.is_empty() {
         return Ok(root);
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let opened = rustix::fs::openat2(&root, inside, flags, Mode::empty(), resolve);
-    opened.map_err(|errno| fail(&cache.path().join(inside))(errno.into()))
+    opened(root.as_fd(), inside.as_bytes(), store.authority())
 }

@@ -11,21 +11,23 @@
 
 use std::fs::Permissions;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dockerfile::plan::{Exec, Input, Mount, MountKind};
+use layer_store::authority::FileAuthority;
 use layer_store::{Component, Entry, Kind, Layer, Transaction, View};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::cache_mount::{self, Caches};
 use super::git::scratch;
+use super::owner::{Looks, Shelter, give, opened};
 use super::secret::Vault;
 use super::solve::{Made, Solver, Trees};
-use super::tree::{NodeKind, Scratch, Tree, components};
+use super::tree::{NodeKind, Tree, components};
 use crate::error::{Error, Result};
 use crate::process::{Place, Show};
 
@@ -43,7 +45,7 @@ pub(super) struct Mounts {
 /// What goes, or is given back, when the RUN is over.
 #[derive(Debug, Default)]
 struct Held {
-    scratch: Vec<Scratch>,
+    scratch: Vec<Shelter>,
     caches: Caches,
     vault: Option<Vault>,
 }
@@ -119,9 +121,9 @@ fn one(solver: &Arc<Solver>, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
                 inside = "";
             }
             if cache.is_new() {
-                cache_mount::own(&cache, *owner)?;
+                cache_mount::own(&cache, *owner, solver.work.store())?;
             }
-            let directory = cache_mount::directory(&cache, inside)?;
+            let directory = cache_mount::directory(&cache, inside, solver.work.store())?;
             place(Show::Directory { directory, read_only: mount.readonly });
         }
         MountKind::Tmpfs { size } => place(Show::Memory { size: *size }),
@@ -145,7 +147,7 @@ fn one(solver: &Arc<Solver>, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
                     Some(vault) => vault,
                     None => mounts.held.vault.insert(Vault::make(state)?),
                 };
-                let path = vault.put(bytes, *mode, (*uid, *gid))?;
+                let path = vault.put(bytes, *mode, (*uid, *gid), solver.work.store())?;
                 place(Show::File { path, read_only: true });
             }
         }
@@ -171,7 +173,7 @@ fn one(solver: &Arc<Solver>, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
             std::fs::set_permissions(&path, Permissions::from_mode(*mode)).map_err(io(&path))?;
             std::fs::set_permissions(&scratch.0, Permissions::from_mode(0o755)).map_err(io(&scratch.0))?;
             place(Show::Directory { directory: open(&scratch.0)?, read_only: mount.readonly });
-            mounts.held.scratch.push(scratch);
+            mounts.held.scratch.push(Shelter::new(scratch, solver.work.store()));
         }
         _ => return Err(Error::unsupported("this kind of mount")),
     }
@@ -190,11 +192,11 @@ fn bind(solver: &Arc<Solver>, from: Input, source: &str, read_only: bool, held: 
         let made = scratch(state)?;
         let path = made.0.clone();
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(io(&path))?;
-        held.scratch.push(made);
+        held.scratch.push(Shelter::new(made, solver.work.store()));
         Ok(path)
     };
     let mut lower = match solver.trees.made(from) {
-        Some(Made::Layers(layers)) => match part(layers, source)? {
+        Some(Made::Layers(layers)) => match part(layers, source, solver.work.store().authority())? {
             Part::Directories(directories) => directories,
             Part::File(layer, path) => {
                 let copy = fresh(held)?.join("file");
@@ -231,7 +233,7 @@ enum Part {
 }
 
 /// The directories of `layers` that together show what is at `source`, or the file that is there.
-fn part(layers: &[Layer], source: &str) -> Result<Part> {
+fn part(layers: &[Layer], source: &str, authority: &dyn FileAuthority) -> Result<Part> {
     let view = View::of(layers);
     let missing = || Error::SourceNotFound { path: source.to_owned(), hint: None };
     let real = view.resolve(source.as_bytes()).ok_or_else(missing)?;
@@ -261,8 +263,10 @@ fn part(layers: &[Layer], source: &str) -> Result<Part> {
         let entries = &layer.index().entries;
         let entry = entries.get(&real);
         match entry {
-            Some(Entry { kind: Kind::Directory { .. }, .. }) => directories.push(beneath(layer, &real)?),
-            None if real.is_empty() => directories.push(beneath(layer, &real)?),
+            Some(Entry { kind: Kind::Directory { .. }, .. }) => {
+                directories.push(beneath(layer, &real, authority)?);
+            }
+            None if real.is_empty() => directories.push(beneath(layer, &real, authority)?),
             Some(_) => break,
             None => {}
         }
@@ -286,12 +290,8 @@ fn part(layers: &[Layer], source: &str) -> Result<Part> {
 }
 
 /// A directory of a layer's tree, through no link.
-fn beneath(layer: &Layer, path: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let path = if path.is_empty() { b"." } else { path };
-    let opened = rustix::fs::openat2(layer.tree().as_fd(), path, flags, Mode::empty(), resolve);
-    opened.map_err(|errno| io(Path::new(std::ffi::OsStr::from_bytes(path)))(errno.into()))
+fn beneath(layer: &Layer, path: &[u8], authority: &dyn FileAuthority) -> Result<OwnedFd> {
+    opened(layer.tree(), if path.is_empty() { b"." } else { path }, authority)
 }
 
 fn copy_file(layer: &Layer, path: &[u8], to: &Path, work: &Transaction) -> Result<()> {
@@ -309,44 +309,34 @@ fn materialise(tree: &Tree, from: &[u8], to: &Path, work: &Transaction) -> Resul
         return Err(Error::SourceNotFound { path: String::from_utf8_lossy(from).into_owned(), hint: None });
     };
     nodes.insert(0, (Vec::new(), root));
-    let as_root = rustix::process::geteuid().is_root();
-    let mut directories = Vec::new();
+    let mut stamps = Vec::new();
     for (relative, node) in &nodes {
         let path =
             if relative.is_empty() { to.to_owned() } else { to.join(std::ffi::OsStr::from_bytes(relative)) };
         match &node.kind {
-            NodeKind::Directory => {
-                match std::fs::create_dir(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                        return Err(io(&path)(error));
-                    }
-                    _ => {}
+            NodeKind::Directory => match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(io(&path)(error));
                 }
-                directories.push((path.clone(), node));
-            }
+                _ => {}
+            },
             NodeKind::File(content) => {
                 let options =
                     std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
                 let mut file = options.map_err(io(&path))?;
                 std::io::copy(&mut content.open(work)?, &mut file).map_err(io(&path))?;
                 file.flush().map_err(io(&path))?;
-                file.set_permissions(Permissions::from_mode(node.mode)).map_err(io(&path))?;
-                let time = std::time::UNIX_EPOCH
-                    + std::time::Duration::from_secs(u64::try_from(node.mtime.0).unwrap_or(0));
-                file.set_modified(time).map_err(io(&path))?;
             }
             NodeKind::Symlink(target) => {
                 std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path).map_err(io(&path))?;
             }
             NodeKind::Special(_) | NodeKind::Other => continue,
         }
-        if as_root {
-            std::os::unix::fs::lchown(&path, Some(node.uid), Some(node.gid)).map_err(io(&path))?;
-        }
+        let mode = (!matches!(node.kind, NodeKind::Symlink(_))).then_some(node.mode);
+        stamps.push((path, Looks { owner: (node.uid, node.gid), mode, mtime: node.mtime }));
     }
-    // Last, so that a directory that forbids writing takes its files first.
-    for (path, node) in directories.iter().rev() {
-        std::fs::set_permissions(path, Permissions::from_mode(node.mode)).map_err(io(path))?;
-    }
+    // Children first: a directory that forbids writing takes its files before.
+    stamps.reverse();
+    give(work.store(), &stamps)?;
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dockerfile::plan::{Exec, MountKind};
 use image_core::Digest;
-use layer_store::Component;
+use layer_store::{Component, Store};
 
+use super::owner::{Looks, give, now};
 use crate::error::{Error, Result};
 
 /// A value that cannot be printed.
@@ -112,19 +113,22 @@ impl Vault {
     }
 
     /// Keeps `bytes` in a file of this mode and owner, as far as this process may give files away.
-    pub(super) fn put(&mut self, bytes: &[u8], mode: u32, owner: (u32, u32)) -> Result<PathBuf> {
+    pub(super) fn put(
+        &mut self,
+        bytes: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+        store: &Store,
+    ) -> Result<PathBuf> {
         use std::io::Write;
-        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+        use std::os::unix::fs::OpenOptionsExt;
         let path = self.directory.join(self.count.to_string());
         self.count += 1;
         let fail = |source| Error::Io { path: path.clone(), source };
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
         file.write_all(bytes).map_err(fail)?;
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(fail)?;
-        }
-        file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+        give(store, &[(path.clone(), Looks { owner, mode: Some(mode), mtime: now() })])?;
         Ok(path)
     }
 }
