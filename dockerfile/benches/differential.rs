@@ -20,6 +20,7 @@ mod mutate;
 #[path = "differential/queries.rs"]
 mod queries;
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -32,34 +33,41 @@ use mutate::{Mutator, Random};
 const MAX_SHOWN: usize = 12;
 
 /// BuildKit's compiler in a process of its own.
-struct Peer {
+struct Peer<'a> {
+    program: &'a OsStr,
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    /// How often it died and was started anew.
+    deaths: u32,
 }
 
-impl Peer {
-    fn start(program: &std::ffi::OsStr) -> Self {
-        let mut child = Command::new(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the peer starts");
+impl<'a> Peer<'a> {
+    fn start(program: &'a OsStr) -> Self {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the peer starts");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("it has an output"));
-        Self { child, input, output }
+        Self { program, child, input, output, deaths: 0 }
     }
 
+    /// Its answer. Where it has none, because it died of the question, it says so as it says that it panicked.
     fn record(&mut self, request: &Value) -> Value {
-        let input = self.input.as_mut().expect("it reads");
-        writeln!(input, "{request}").expect("it reads");
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("it answers");
-        serde_json::from_str(&line).expect("it answers in JSON")
+        let asked = self.input.as_mut().map(|input| writeln!(input, "{request}"));
+        if matches!(asked, Some(Ok(()))) && self.output.read_line(&mut line).is_ok_and(|len| len > 0) {
+            return serde_json::from_str(&line).expect("it answers in JSON");
+        }
+        let deaths = self.deaths + 1;
+        let mut anew = Self::start(self.program);
+        anew.deaths = deaths;
+        *self = anew;
+        serde_json::json!({"error": "panic: the peer died"})
     }
 }
 
-impl Drop for Peer {
+impl Drop for Peer<'_> {
     fn drop(&mut self) {
         drop(self.input.take());
         drop(self.child.wait());
@@ -124,7 +132,8 @@ fn main() {
         }
     }
     println!(
-        "differential: {different} of {count} files differ ({refused} of them BuildKit refuses; seed {seed}), {unequal} answers to lint, outline and targets"
+        "differential: {different} of {count} files differ ({refused} of them BuildKit refuses; seed {seed}), {unequal} answers to lint, outline and targets; BuildKit died {} times",
+        peer.deaths
     );
     if different + unequal > 0 {
         panic!("the two compilers differ");
@@ -168,7 +177,7 @@ fn plain(key: &str, value: &Value) -> Value {
 }
 
 /// Where the answers to a question differ.
-fn asked(peer: &mut Peer, query: &str, request: &Value) -> Vec<String> {
+fn asked(peer: &mut Peer<'_>, query: &str, request: &Value) -> Vec<String> {
     let mut question = request.clone();
     question["query"] = Value::from(query);
     let theirs = peer.record(&question);
@@ -179,7 +188,7 @@ fn asked(peer: &mut Peer, query: &str, request: &Value) -> Vec<String> {
 }
 
 /// Takes lines and inputs away as long as the two differ.
-fn shrink(peer: &mut Peer, request: &Value, same: &dyn Fn(&mut Peer, &Value) -> bool) -> Value {
+fn shrink(peer: &mut Peer<'_>, request: &Value, same: &dyn Fn(&mut Peer<'_>, &Value) -> bool) -> Value {
     let mut best = request.clone();
     let mut differs = |request: &Value| same(peer, request);
     for input in ["build_args", "target", "platform", "base_config"] {
@@ -211,7 +220,7 @@ fn shrink(peer: &mut Peer, request: &Value, same: &dyn Fn(&mut Peer, &Value) -> 
     best
 }
 
-fn report(peer: &mut Peer, index: u64, request: &Value) {
+fn report(peer: &mut Peer<'_>, index: u64, request: &Value) {
     let theirs = peer.record(request);
     let text = request["dockerfile"].as_str().unwrap_or("");
     let ours: Map<String, Value> = compare::ours(text.as_bytes(), request);

@@ -249,7 +249,9 @@ impl<'a> Work<'a> {
     /// Everything behind the images.
     fn finish(mut self, needed: &[bool]) -> Result<Plan, Diagnostics> {
         self.dispatch_all(needed);
+        // Who asks for an outline does not build.
         if self.errors.is_empty()
+            && !self.options.outline
             && let Some(rules) = self.linter.violations()
         {
             self.fail(Diagnostic::request(ErrorKind::Lint(rules)));

@@ -6,6 +6,7 @@ use crate::instruction::parse_bool;
 use crate::path;
 use crate::plan::GitSource;
 use crate::quote::quote;
+use crate::url;
 
 /// A parsed reference.
 #[derive(Debug, Default)]
@@ -29,17 +30,18 @@ pub(crate) struct GitRef {
 /// With what is wrong in its query.
 pub(crate) fn parse(word: &str) -> Result<Option<GitRef>, String> {
     let mut git = GitRef::default();
-    let (base, fragment) = match word.split_once('#') {
-        Some((base, fragment)) => (base, decode(fragment)),
-        None => (word, String::new()),
-    };
+    let (base, written) = word.split_once('#').unwrap_or((word, ""));
+    let fragment = decode(written);
     let (address, query) = base.split_once('?').unwrap_or((base, ""));
     if let Some((scheme, rest)) = address.split_once("://") {
         let scheme = scheme.to_lowercase();
         if !matches!(scheme.as_str(), "http" | "https" | "ssh" | "git") {
             return Ok(None);
         }
-        let (authority, tail) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
+        let (authority, tail) = url::split(rest);
+        if !url::is_valid(&scheme, authority, tail, query, written) {
+            return Ok(None);
+        }
         git.path = decode(tail);
         if scheme.starts_with("http") && !git.path.ends_with(".git") {
             return Ok(None);
@@ -146,9 +148,8 @@ fn settle(slot: &mut String, value: String, what: &str) -> Result<(), String> {
 
 /// The last element of a URL's path.
 pub(crate) fn url_base(url: &str) -> Option<String> {
-    let rest = url.split_once("://")?.1;
-    let rest = rest.split(['?', '#']).next()?;
-    let path = decode(rest.get(rest.find('/')?..)?);
+    let (_, path) = url::parse(url)?;
+    let path = decode(path);
     let base = path::base(&path);
     (base != "." && base != "/").then(|| base.to_owned())
 }

@@ -80,6 +80,7 @@ pub mod record;
 mod source;
 mod suggest;
 mod syntax;
+mod url;
 
 // The public interface is:
 pub use builder::{Builder, Word};

@@ -9,7 +9,9 @@ pub(crate) struct Random(u64);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // Neighbours must not be parts of one sequence.
+        let mixed = Self(seed).next();
+        Self(mixed ^ 0xd1b5_4a32_d192_ed03)
     }
 
     fn next(&mut self) -> u64 {

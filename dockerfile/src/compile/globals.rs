@@ -253,6 +253,11 @@ impl<'a> Work<'a> {
             let hint = self.global_hint(&found);
             return Err(at(ErrorKind::BlankPlatform(written.to_owned()), instruction).hint(hint));
         }
+        if let Some(wrong) = wrong_component(&found.text) {
+            let text =
+                format!("failed to parse platform {written}: {} cannot be a part of one", quote(wrong));
+            return Err(at(ErrorKind::Value(text), instruction).hint(self.global_hint(&found)));
+        }
         let platform = Platform::parse(&found.text).map_err(|cause| {
             at(ErrorKind::Platform { expression: written.to_owned(), cause: Box::new(cause) }, instruction)
                 .hint(self.global_hint(&found))
@@ -304,6 +309,17 @@ impl<'a> Work<'a> {
 
 fn at(kind: ErrorKind, instruction: &Instruction) -> Diagnostic {
     Diagnostic::new(kind, instruction.span, instruction.lines)
+}
+
+/// The part of a platform that cannot be one: a version in brackets only stands behind a system, and that has no dots.
+fn wrong_component(text: &str) -> Option<&str> {
+    let mut parts = text.split('/');
+    let system = parts.next()?;
+    let name = system.split_once('(').map_or(system, |(name, _)| name);
+    if name.contains('.') && text.contains('/') {
+        return Some(system);
+    }
+    parts.find(|part| part.contains(['(', ')']))
 }
 
 /// Without the version of the operating system.

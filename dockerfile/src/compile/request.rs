@@ -46,7 +46,8 @@ pub struct Options {
     pub all_stages: bool,
     /// Print the platform in the names of steps.
     pub multi_platform: bool,
-    /// Also say what a build of the target may be given: [`crate::Plan::outline`].
+    /// Also say what a build of the target may be given: [`crate::Plan::outline`]. As in BuildKit, `# check=error=true`
+    /// then makes no error of findings.
     pub outline: bool,
 }
 

@@ -83,3 +83,31 @@ fn linked_copies_do_not_depend_on_what_is_below() {
     assert_eq!(count("FROM a\nCOPY --link x .\nCOPY y z\nCOPY --link x .\nCOPY y z\n"), 3);
     assert_eq!(count("FROM a\nCOPY --link --chmod=1 x .\nCOPY --link --chmod=1 x .\n"), 2);
 }
+
+/// What is no URL to Go is a file to BuildKit, with a name that nobody gave it.
+#[test]
+fn what_go_does_not_parse_is_no_repository() {
+    let plan = compile("FROM a\nADD https://github.[com/a/b.git#v:sub /x\n", &[]).unwrap();
+    let Some(Op::Http(http)) = plan.steps.iter().map(|step| &step.op).find(|op| matches!(op, Op::Http(_)))
+    else {
+        panic!("{:?}", plan.steps)
+    };
+    assert_eq!(http.filename, "__unnamed__");
+}
+
+#[test]
+fn an_operating_system_has_no_dots() {
+    compile("FROM --platform=mcr.microsoft.com/dotnet/deps a\n", &[]).unwrap_err();
+    compile("FROM --platform=linux/arm64(1) a\n", &[]).unwrap_err();
+    compile("FROM --platform=linux/arm/v7 a\n", &[]).unwrap();
+}
+
+/// Findings are errors of a build only.
+#[test]
+fn an_outline_is_no_build() {
+    let text = "# check=error=true\nFROM alpine as x\n";
+    compile(text, &[]).unwrap_err();
+    let mut asked = options();
+    asked.outline = true;
+    assert_eq!(with(text, asked, &[]).unwrap().outline.unwrap().name.as_deref(), Some("x"));
+}
