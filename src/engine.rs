@@ -332,7 +332,7 @@ impl Engine {
 }
 
 /// How long a blob of which only some has come can be gone on with.
-const KEEP_PARTIALS: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+const KEEP_PARTIALS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Opens the store at `path` with the most that this process can do there; and the ids that containers have then.
 fn open_store(path: &Path, runtime: &Runtime, subordinate: bool) -> Result<(Store, Option<UserMapping>)> {

@@ -30,8 +30,8 @@ const EVENT_STEP: u64 = 1 << 20;
 pub(super) const PART: u64 = 4 << 20;
 /// Blobs up to this many bytes come over one connection.
 const PARALLEL_FROM: u64 = 16 << 20;
-/// Pieces between the connection and the sink. Each is at most what one read gives, some 100 KiB.
-const PIPE: usize = 32;
+/// Pieces between the connection and the sink. Each is at most what one read gives, some 250 KiB.
+const PIPE: usize = 8;
 
 /// The bytes of a blob on their way here.
 ///

@@ -22,7 +22,9 @@ const WINDOW: u32 = 16 << 20;
 /// Which requests go over HTTP/2, where a server speaks it (ALPN, so with TLS only).
 ///
 /// One connection then carries many requests at once. Blobs are better off without it: all of them would share that
-/// one connection, whose frames cost a copy and whose windows can stall it.
+/// one connection, whose frames cost a copy and whose windows can stall it. A layer of 512 MiB over TLS from Debian's
+/// docker-registry took 2.97 s over HTTP/2 and 2.37 s over HTTP/1.1 (medians of four turns on a busy machine of two
+/// cores), and a quarter more processor time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Http2 {

@@ -94,3 +94,21 @@ async fn an_https_registry_is_not_spoken_to_in_the_clear() {
     client.manifest(&reference(&registry, "x:1")).await.unwrap_err();
     assert!(registry.journal().is_empty(), "no request was made in the clear");
 }
+
+#[tokio::test]
+async fn a_mount_asks_for_both_names_and_does_without_where_it_may_not() {
+    let registry = Registry::in_memory().bearer_auth(USER, CANARY).listen("127.0.0.1:0").await.unwrap();
+    let (client, image) = (with_login(&registry), Image::new(1, 1000));
+    image.push(&client, &reference(&registry, "a:1")).await;
+    registry.journal().clear();
+    let options = PushOptions::new().mount_from(reference(&registry, "a")).skip_check(true);
+    let source = Box::new(image.blobs[1].clone());
+    let pushed = client.push_blob(&reference(&registry, "b"), source, options).await.unwrap();
+    assert_eq!(pushed, registry_client::BlobPush::Mounted { from: "a".to_owned() });
+    let entries = registry.journal().entries();
+    let query = entries.iter().find(|entry| entry.path == "/token").unwrap().query.clone().unwrap();
+    for scope in ["repository%3Aa%3Apull", "repository%3Ab%3Apull%2Cpush"] {
+        assert!(query.contains(scope), "{query}");
+    }
+    assert!(entries.iter().all(|entry| entry.status != 401), "known beforehand: {entries:?}");
+}

@@ -77,12 +77,42 @@ async fn another_length_than_the_descriptor_says() {
     }
 }
 
-#[tokio::test]
+/// A server that answers everything with this head, and then with bytes for as long as somebody reads them.
+async fn endless(head: &'static str) -> (String, Arc<Mutex<u64>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let sent = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&sent);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            drop(stream.read(&mut buffer).await);
+            let mut next = head.as_bytes().to_vec();
+            while stream.write_all(&next).await.is_ok() {
+                *count.lock().unwrap() += next.len() as u64;
+                next = b"4000\r\n".iter().copied().chain([b'x'; 0x4000]).chain(*b"\r\n").collect();
+            }
+        }
+    });
+    (address, sent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_without_an_end_is_cut_at_the_cap() {
-    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
-    registry.fault(Fault::new(Action::Answer(200, vec![("content-length".into(), "99999999".into())])));
-    let outcome = anonymous().manifest(&reference(&registry, "x:1")).await;
-    assert!(outcome.is_err(), "{outcome:?}");
+    let announced =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n";
+    let unannounced =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (head, limit) in [(announced, 8 << 20), (unannounced, 16 << 20)] {
+        let (address, sent) = endless(head).await;
+        let name = image_core::Reference::parse(&format!("{address}/x:1")).unwrap();
+        let outcome = anonymous().manifest(&name).await;
+        assert!(matches!(outcome, Err(Error::TooLarge { .. })), "{outcome:?}");
+        let outcome = anonymous().tags(&name).await;
+        assert!(matches!(outcome, Err(Error::TooLarge { .. })), "{outcome:?}");
+        assert!(*sent.lock().unwrap() < 2 * limit, "what the pipes hold, and no more");
+    }
 }
 
 #[tokio::test]

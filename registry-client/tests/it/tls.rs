@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use registry_client::credential::Secret;
 use registry_client::server::{Registry, RunningRegistry, ServerTls};
-use registry_client::{Client, ClientIdentity, Error, TlsRoots, TlsSettings, TransportFailure};
+use registry_client::{Client, ClientIdentity, Error, Http2, TlsRoots, TlsSettings, TransportFailure};
 
 use crate::{Image, quick, reference};
 
@@ -98,4 +98,30 @@ async fn client_certificates_from_a_certs_directory() {
 
     std::fs::remove_file(directory.path().join("client.cert")).unwrap();
     assert!(TlsSettings::default().certs_dir(directory.path()).is_err(), "a key without its certificate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_for_none_for_small_requests_or_for_all() {
+    let authority = Authority::new();
+    let registry = serve(authority.server("127.0.0.1")).await;
+    let (name, image) = (reference(&registry, "x:1"), Image::new(2, 3_000_000));
+    for (http2, small, blobs) in
+        [(Http2::Never, false, false), (Http2::SmallRequests, true, false), (Http2::Always, true, true)]
+    {
+        let tls = TlsSettings::default().authority_pem(authority.pem.clone()).roots(TlsRoots::None);
+        let client = Client::builder().tls(tls).retry(quick()).http2(http2).build().unwrap();
+        registry.journal().clear();
+        client.delete_manifest(&name).await.unwrap();
+        for descriptor in image.descriptors() {
+            client.delete_blob(&name, &descriptor.digest).await.unwrap();
+        }
+        image.push(&client, &name).await;
+        image.check(&client, &name).await;
+        for entry in registry.journal().entries() {
+            // HTTP/2 says in another place which host is meant.
+            let two = !entry.headers.contains_key("host");
+            let bulk = entry.path.contains("/blobs/") && matches!(entry.method.as_str(), "GET" | "PUT");
+            assert_eq!(two, if bulk { blobs } else { small }, "{http2:?}: {entry:?}");
+        }
+    }
 }
