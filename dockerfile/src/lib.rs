@@ -47,11 +47,10 @@
 //!
 //! A program that needs no text makes the same types with a [`Builder`].
 //!
-//! Compiling the 964 files of the shared set (1.7 MB) takes about 30 ms and its records as JSON 7 ms more, of which
-//! parsing is 7 ms; BuildKit's compiler takes 18 times as long, with the records 22 times
-//! (`benches/speed.rs`). In instructions (callgrind, with the bench's allocator): parsing 38 a byte of text, of which
-//! reading the single instructions is 44 %; compiling 83, of which the single instructions are 48 % and all that comes
-//! before the bases is 23 %; a record 39.
+//! BuildKit's compiler takes 21 to 25 times as long for the 964 files of the shared set (1.7 MB), and 24 to 28 times with
+//! the records as JSON (`benches/speed.rs`, both in one run on a busy machine). In instructions (callgrind, with the
+//! bench's allocator): parsing 36 a byte of text, compiling 82 more, a record 39 more. A quarter of it is allocating,
+//! freeing and copying. Ten times as much hostile text takes at most 11.6 times as long (`benches/scaling.rs`).
 #![forbid(unsafe_code)]
 
 mod builder;
