@@ -35,7 +35,7 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use capability::all_names as capability_names;
+pub(crate) use capability::{all_names as capability_names, of_mask as capabilities_of};
 pub(crate) use compile::{Privilege, Request};
 pub(crate) use exec::{ExecRequest, HookRequest};
 pub(crate) use label::{has_apparmor, has_selinux};

@@ -6,12 +6,13 @@ mod mapping;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
-    LinuxPids, LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
-    Process, Root, Spec, User,
+    Capabilities, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceType, LinuxPids, LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, Root, Spec, User,
 };
 
 use crate::Error;
+use crate::plan::{self, Privilege};
 use crate::seccomp::default_profile;
 
 pub use mapping::{IdRange, UserMapping};
@@ -40,6 +41,7 @@ pub struct SpecBuilder {
     mounts: Vec<Mount>,
     read_only: bool,
     no_new_privileges: bool,
+    privileged: bool,
     mapping: Option<UserMapping>,
     rlimits: Vec<(PosixRlimitType, u64, u64)>,
     resources: Option<LinuxResources>,
@@ -148,6 +150,14 @@ impl SpecBuilder {
         self
     }
 
+    /// All capabilities that this process can give, no seccomp filter unless one is asked for, and nothing of `/proc` and
+    /// `/sys` hidden. Without a user namespace that is the host's root in all but name.
+    #[must_use]
+    pub fn privileged(mut self, yes: bool) -> Self {
+        self.privileged = yes;
+        self
+    }
+
     /// Keeps set-user-id programs from giving privileges. Default: no, as docker does.
     #[must_use]
     pub fn no_new_privileges(mut self, yes: bool) -> Self {
@@ -240,7 +250,11 @@ impl SpecBuilder {
         let rlimits = rlimits.map_err(|error| Error::spec("process.rlimits", error.to_string()))?;
 
         let root = self.user.uid() == 0;
+        let all = self
+            .privileged
+            .then(|| plan::capabilities_of(Privilege::of_this_process().available(self.mapping.is_some())));
         let seccomp = match self.seccomp {
+            Filter::Docker if self.privileged => None,
             Filter::Docker => Some(default_profile(&default::CAPABILITIES)),
             Filter::None => None,
             Filter::Own(profile) => Some(*profile),
@@ -252,7 +266,7 @@ impl SpecBuilder {
             .set_args(Some(self.args))
             .set_env(Some(self.env))
             .set_cwd(self.cwd.unwrap_or_else(|| PathBuf::from("/")))
-            .set_capabilities(Some(capabilities(root)))
+            .set_capabilities(Some(capabilities(root, all)))
             .set_user(self.user)
             .set_rlimits((!rlimits.is_empty()).then_some(rlimits))
             .set_no_new_privileges(Some(self.no_new_privileges));
@@ -260,8 +274,8 @@ impl SpecBuilder {
         let mut linux = Linux::default();
         linux
             .set_namespaces(Some(namespaces(&self.network, self.mapping.is_some())))
-            .set_masked_paths(Some(default::MASKED.map(str::to_owned).to_vec()))
-            .set_readonly_paths(Some(default::READ_ONLY.map(str::to_owned).to_vec()))
+            .set_masked_paths((!self.privileged).then(|| default::MASKED.map(str::to_owned).to_vec()))
+            .set_readonly_paths((!self.privileged).then(|| default::READ_ONLY.map(str::to_owned).to_vec()))
             .set_resources(self.resources)
             .set_devices(None)
             .set_seccomp(seccomp);
@@ -286,9 +300,9 @@ impl SpecBuilder {
 }
 
 /// Docker's: another user than root gets none, but may gain them through set-user-id programs.
-fn capabilities(root: bool) -> LinuxCapabilities {
-    let set = default::CAPABILITIES.into_iter().collect::<oci_spec::runtime::Capabilities>();
-    let held = if root { set.clone() } else { oci_spec::runtime::Capabilities::new() };
+fn capabilities(root: bool, all: Option<Capabilities>) -> LinuxCapabilities {
+    let set = all.unwrap_or_else(|| default::CAPABILITIES.into_iter().collect());
+    let held = if root { set.clone() } else { Capabilities::new() };
     let mut capabilities = LinuxCapabilities::default();
     capabilities
         .set_bounding(Some(set))

@@ -120,6 +120,15 @@ pub(crate) fn all_names() -> Vec<String> {
     NUMBERS.iter().map(|(_, number)| name(*number)).collect()
 }
 
+/// The capabilities of a mask.
+pub(crate) fn of_mask(mask: u64) -> Capabilities {
+    NUMBERS
+        .iter()
+        .filter(|(_, number)| mask & (1 << number) != 0)
+        .map(|(capability, _)| *capability)
+        .collect()
+}
+
 fn number(capability: Capability) -> u32 {
     NUMBERS.iter().find(|(known, _)| *known == capability).map_or(0, |(_, number)| *number)
 }

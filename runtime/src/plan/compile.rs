@@ -65,7 +65,7 @@ impl Privilege {
     }
 
     /// The capabilities a container's process can have.
-    pub(super) fn available(&self, in_user_namespace: bool) -> u64 {
+    pub(crate) fn available(&self, in_user_namespace: bool) -> u64 {
         if in_user_namespace { u64::MAX >> (63 - self.last_capability) } else { self.capabilities }
     }
 }
