@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dockerfile::{Compiler, Dockerfile, ImageRequest, Images, Options, Outcome, Plan};
+use dockerfile::{Compiler, Dockerfile, Images, Options, Outcome, Plan};
 use image_core::{Platform, Reference, Timestamp};
 use layer_store::ImageRecord;
 
@@ -31,6 +31,7 @@ use crate::event::{Event, EventSink};
 use crate::process::Limits;
 
 mod archive;
+mod base;
 mod cache_mount;
 mod chmod;
 mod context;
@@ -42,8 +43,11 @@ mod glob;
 mod hashes;
 mod history;
 mod key;
+mod lock;
 mod mount;
 mod owner;
+mod platforms;
+mod policy;
 mod reproduce;
 mod secret;
 mod select;
@@ -53,9 +57,13 @@ mod source;
 mod step;
 mod tree;
 
+pub use base::{BaseImage, LayoutImage};
 pub use context::Context;
 pub use history::BuildRecord;
 pub use key::{Cause, FileChange};
+pub use lock::{Lock, LockError};
+pub use platforms::BuiltIndex;
+pub use policy::{Decision, Source, SourcePolicy};
 pub use reproduce::{Irreproducible, Reproducibility};
 pub use secret::Secret;
 pub use share::CacheLocation;
@@ -105,6 +113,11 @@ pub struct Build {
     keep_failed: bool,
     cache_from: Vec<CacheLocation>,
     cache_to: Vec<CacheLocation>,
+    lock: Option<Arc<Lock>>,
+    policy: Option<Arc<dyn SourcePolicy>>,
+    insecure: bool,
+    /// What this run's images were.
+    bases: Arc<base::Bases>,
     events: EventSink,
 }
 
@@ -118,6 +131,16 @@ pub enum NamedContext {
     Directory(Context),
     /// A git repository, in any form that ADD takes.
     Git(String),
+    /// An image of an OCI layout in this directory.
+    Layout(PathBuf, LayoutImage),
+}
+
+impl NamedContext {
+    /// What buildx calls `oci-layout://directory[:tag][@digest]`; `None` when `text` is nothing of that form.
+    #[must_use]
+    pub fn layout(text: &str) -> Option<Self> {
+        base::parse_layout(text).map(|(directory, image)| Self::Layout(directory, image))
+    }
 }
 
 impl std::fmt::Debug for Build {
@@ -151,6 +174,16 @@ pub struct Built {
     pub image: Image,
     /// Step by step.
     pub steps: Vec<StepReport>,
+    /// The images that it stood on.
+    pub bases: Vec<BaseImage>,
+}
+
+impl Built {
+    /// What the names of its base images meant: for [`Build::lock`] of a later build.
+    #[must_use]
+    pub fn lock(&self) -> Lock {
+        Lock::of(&self.bases)
+    }
 }
 
 impl Engine {
@@ -182,6 +215,10 @@ impl Engine {
             keep_failed: false,
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            lock: None,
+            policy: None,
+            insecure: false,
+            bases: Arc::default(),
             events: crate::event::nowhere(),
         }
     }
@@ -320,6 +357,26 @@ impl Build {
         self
     }
 
+    /// Takes base images at the digests of `lock` alone, whatever their names mean by now. An image that it does not have
+    /// is refused, unless its name is a digest.
+    pub fn lock(mut self, lock: Lock) -> Self {
+        self.lock = Some(Arc::new(lock));
+        self
+    }
+
+    /// Asks `policy` about every image, URL and git repository before it is used.
+    pub fn source_policy(mut self, policy: Arc<dyn SourcePolicy>) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Lets `RUN --security=insecure` have all capabilities that this process can give, no seccomp filter and no hidden
+    /// paths. As root that is the host's root in all but name: for Dockerfiles that are trusted.
+    pub fn allow_insecure(mut self, yes: bool) -> Self {
+        self.insecure = yes;
+        self
+    }
+
     /// Writes what every step of the build made to this cache, when the build succeeds.
     pub fn cache_to(mut self, location: CacheLocation) -> Self {
         self.cache_to.push(location);
@@ -359,7 +416,8 @@ impl Build {
     ///
     /// # Cancel safety
     /// Dropping the future kills what runs and leaves nothing but the cache of finished builds.
-    pub async fn run(self) -> Result<Built> {
+    pub async fn run(mut self) -> Result<Built> {
+        self.bases = Arc::default();
         let started = self.engine.now();
         let reports = solve::Reports::default();
         let result = self.build(&reports).await;
@@ -378,7 +436,7 @@ impl Build {
         };
         let (text, file) = self.source(&ready)?;
         let parsed = Dockerfile::parse(&text).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;
-        let mut options = self.options();
+        let mut options = self.options()?;
         options.ignore_file = ready.ignore_text(file.as_deref())?;
         let plan = self.compile(&parsed, options).await?;
         for warning in &plan.warnings {
@@ -417,7 +475,7 @@ impl Build {
         }
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> Result<Options> {
         let mut options =
             Options::new(self.platform.clone().unwrap_or_else(|| self.engine.platform().clone()));
         options.build_platform = self.engine.platform().clone();
@@ -440,10 +498,18 @@ impl Build {
                 NamedContext::Image(reference) => dockerfile::NamedContext::Image(reference.clone()),
                 NamedContext::Directory(_) => dockerfile::NamedContext::Directory,
                 NamedContext::Git(url) => dockerfile::NamedContext::Git(url.clone()),
+                NamedContext::Layout(path, image) => {
+                    let digest = match image {
+                        LayoutImage::Only => base::layout_digest(path, None)?,
+                        LayoutImage::Tag(tag) => base::layout_digest(path, Some(tag))?,
+                        LayoutImage::Digest(digest) => *digest,
+                    };
+                    dockerfile::NamedContext::OciLayout { store: name.clone(), digest }
+                }
             };
             options.contexts.insert(name.clone(), context);
         }
-        options
+        Ok(options)
     }
 
     async fn compile(&self, parsed: &Dockerfile, options: Options) -> Result<Plan> {
@@ -455,7 +521,7 @@ impl Build {
                 Outcome::Plan(plan) => return Ok(*plan),
                 Outcome::NeedImages(requests) => {
                     for request in requests {
-                        let image = self.base(&request).await?;
+                        let image = base::image(self, &request).await?;
                         images.insert(request, image.config().clone(), None);
                     }
                 }
@@ -464,24 +530,11 @@ impl Build {
         }
     }
 
-    /// The image that a FROM means: in the store, or pulled.
-    async fn base(&self, request: &ImageRequest) -> Result<Image> {
-        if let Some(layout) = &request.layout {
-            return Err(Error::unsupported(format!("the OCI layout {layout} as a named context")));
-        }
-        if !self.pull
-            && let Some(tag) = self.engine.store().find_tag(&request.reference)?
-        {
-            return self.engine.load(self.engine.store().image(&tag.image)?);
-        }
-        Ok(self.engine.pull(&request.reference, &self.events).await?.image)
-    }
-
-    /// The image that [`Self::base`] found for a reference of the plan.
-    fn pinned(&self, reference: &Reference, _platform: &Platform) -> Result<ImageRecord> {
-        let tag = self.engine.store().find_tag(reference)?;
-        let tag = tag.ok_or_else(|| Error::unsupported("an image that went away during the build"))?;
-        Ok(self.engine.store().image(&tag.image)?)
+    /// The image that was found for a reference of the plan.
+    fn pinned(&self, reference: &Reference, platform: &Platform) -> Result<ImageRecord> {
+        let base = self.bases.find(reference, platform);
+        let base = base.ok_or_else(|| Error::unsupported("an image that the compiler did not ask for"))?;
+        Ok(self.engine.store().image(&base.id)?)
     }
 }
 

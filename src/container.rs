@@ -208,6 +208,7 @@ impl Container {
             places: Vec::new(),
             shm_size: None,
             rlimits: Vec::new(),
+            privileged: false,
         };
         let sink = |stream: Stream, bytes: &[u8]| {
             write_log(&log, stream, bytes, self.engine.now());

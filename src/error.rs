@@ -90,6 +90,28 @@ pub enum Error {
         /// The verifier's answer, or that it gave none.
         source: crate::pull::VerifyError,
     },
+    /// The source policy of the build does not let it be used.
+    #[error("{source_name} is denied by policy: {reason}")]
+    Denied {
+        /// What was to be used.
+        source_name: String,
+        /// The policy's reason.
+        reason: String,
+    },
+    /// The build's lock has no digest for a base image.
+    #[error("{reference} is not in the lock of base images")]
+    NotLocked {
+        /// The image.
+        reference: String,
+    },
+    /// A RUN is for a processor that this host neither has nor emulates.
+    #[error("{step}: it is for {platform}, which this host does not run")]
+    ForeignPlatform {
+        /// The step as it is shown.
+        step: String,
+        /// What it is for.
+        platform: String,
+    },
     /// A user or group has no entry in the image.
     #[error("unable to find {kind} {name}: no matching entries in {} file", if *.kind == "user" { "passwd" } else { .kind })]
     NoSuchUser {
@@ -144,6 +166,12 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Runtime(error) => error.hint().map(|hint| format!("{}: {}", hint.fact(), hint.remedy())),
+            Self::ForeignPlatform { .. } => Some(
+                "register an emulator with binfmt_misc (the package qemu-user-static does), or let the stage run here with \
+                 FROM --platform=$BUILDPLATFORM and compile for $TARGETPLATFORM"
+                    .to_owned(),
+            ),
+            Self::NotLocked { .. } => Some("build once without the lock, and write the new one".to_owned()),
             Self::SourceNotFound { hint, .. } => hint.as_ref().map(|hint| format!("did you mean {hint}?")),
             _ => None,
         }

@@ -17,8 +17,9 @@ mod user;
 
 // The public interface is:
 pub use build::{
-    Build, BuildRecord, Built, CacheLocation, Cause, Context, FileChange, Irreproducible, NamedContext,
-    Reproducibility, Secret, StepReport, Timestamps,
+    BaseImage, Build, BuildRecord, Built, BuiltIndex, CacheLocation, Cause, Context, Decision, FileChange,
+    Irreproducible, LayoutImage, Lock, LockError, NamedContext, Reproducibility, Secret, Source,
+    SourcePolicy, StepReport, Timestamps,
 };
 pub use container::{Container, Ended};
 pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};

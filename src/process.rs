@@ -69,6 +69,8 @@ pub(crate) struct Request {
     pub(crate) shm_size: Option<u64>,
     /// Limits of the process: kind, soft, hard.
     pub(crate) rlimits: Vec<(runtime::oci_spec::runtime::PosixRlimitType, u64, u64)>,
+    /// All capabilities that there are to give, no seccomp filter, nothing hidden.
+    pub(crate) privileged: bool,
 }
 
 /// Something that is mounted below the root.
@@ -277,6 +279,7 @@ fn spec(
         .cwd(if request.cwd.is_empty() { "/".to_owned() } else { request.cwd })
         .user(request.user.uid, request.user.gid, &request.user.groups)
         .hostname(request.hostname)
+        .privileged(request.privileged)
         .network(request.network);
     builder = request.limits.apply(builder);
     for file in ["resolv.conf", "hosts", "hostname"] {

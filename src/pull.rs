@@ -2,7 +2,9 @@
 
 mod verify;
 
-use image_core::{AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Reference};
+use image_core::{
+    AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
+};
 use layer_store::{ImageRecord, Layer, Transaction, View};
 use registry_client::Client;
 
@@ -38,6 +40,17 @@ impl Engine {
     /// # Cancel safety
     /// Dropping the future leaves the store as it was.
     pub async fn pull(&self, name: &Reference, events: &EventSink) -> Result<Pull> {
+        self.pull_for(name, self.platform(), events).await
+    }
+
+    /// As [`Self::pull`], for `platform`. A name of the store means one image, that for the engine's platform: one for
+    /// another is named by its digest alone.
+    pub(crate) async fn pull_for(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        events: &EventSink,
+    ) -> Result<Pull> {
         let name = name.with_default_tag();
         let fetched = self.client().manifest(&name).await?;
         events(&Event::PullStarted { name: name.familiar() });
@@ -46,9 +59,9 @@ impl Engine {
         let (manifest, bytes) = match fetched.parse().map_err(read)? {
             AnyManifest::Manifest(document) => document.into_parts(),
             AnyManifest::Index(index) => {
-                let chosen = index.value().select(self.platform()).ok_or_else(|| Error::NoPlatform {
+                let chosen = index.value().select(platform).ok_or_else(|| Error::NoPlatform {
                     reference: name.familiar(),
-                    platform: self.platform().to_string(),
+                    platform: platform.to_string(),
                 })?;
                 match self.client().manifest(&name.at_digest(chosen.digest)).await?.parse().map_err(read)? {
                     AnyManifest::Manifest(document) => document.into_parts(),
@@ -59,7 +72,9 @@ impl Engine {
         };
         let media_type = manifest.media_type.clone().unwrap_or(MediaType::OciManifest);
         let manifest_blob = Descriptor::of(media_type, &bytes);
-        let up_to_date = self.have(&name, &manifest, &manifest_blob)?;
+        let own = platform == self.platform();
+        let kept = if own { name.clone() } else { name.at_digest(manifest_blob.digest) };
+        let up_to_date = self.have(&kept, &manifest, &manifest_blob)?;
         let record = if up_to_date {
             let record = self.store().resolve_image(&manifest.config.digest.to_string())?;
             let config = self.store().config(&record)?;
@@ -72,10 +87,14 @@ impl Engine {
         };
         let now = Some(self.now());
         let id = record.id();
-        if name.tag().is_some() {
-            self.store().tag(&name, &id, now)?;
+        if own {
+            if name.tag().is_some() {
+                self.store().tag(&name, &id, now)?;
+            }
+            self.store().tag(&name.at_digest(digest), &id, now)?;
+        } else {
+            self.store().tag(&kept, &id, now)?;
         }
-        self.store().tag(&name.at_digest(digest), &id, now)?;
         Ok(Pull { image: self.load(record)?, digest, up_to_date })
     }
 

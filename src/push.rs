@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// The image's manifest and its blobs, layers first, config last. Encodes what is not encoded yet.
-    async fn fix_manifest(&self, image: &Image) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>)> {
+    pub(crate) async fn fix_manifest(&self, image: &Image) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>)> {
         let (store, id) = (self.store().clone(), image.id());
         blocking(move || {
             let mut record = store.image(&id)?;

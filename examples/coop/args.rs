@@ -18,7 +18,7 @@ pub(crate) struct Coop {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Build an image from a Dockerfile
-    Build(Build),
+    Build(Box<Build>),
     /// Say what a past build did, and why (the newest one without an id)
     Explain {
         /// The build's id, or the beginning of it
@@ -111,7 +111,7 @@ pub(crate) struct Build {
     /// SSH agent socket to expose to the build (format: default|<id>[=<socket>])
     #[arg(long)]
     pub(crate) ssh: Vec<String>,
-    /// Additional build contexts (e.g., name=path, name=docker-image://image)
+    /// Additional build contexts (e.g., name=path, name=docker-image://image, name=oci-layout://path)
     #[arg(long)]
     pub(crate) build_context: Vec<String>,
     /// Add a custom host-to-IP mapping (host:ip)
@@ -123,9 +123,15 @@ pub(crate) struct Build {
     /// Shared memory size for build containers
     #[arg(long)]
     pub(crate) shm_size: Option<String>,
-    /// Set target platform for build
+    /// Set target platforms for build: several make an index, which is pushed
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
+    /// Allow extra privileged entitlement (e.g., security.insecure)
     #[arg(long)]
-    pub(crate) platform: Option<String>,
+    pub(crate) allow: Vec<String>,
+    /// Use base images at the digests of this file; it is written when it is not there
+    #[arg(long)]
+    pub(crate) lock: Option<PathBuf>,
     /// Output destination (format: type=local|tar|oci|docker,dest=path)
     #[arg(short, long)]
     pub(crate) output: Vec<String>,

@@ -78,6 +78,9 @@ fn named(build: Building, text: &str) -> Outcome<Building> {
         || value.starts_with("git://");
     let context = match value.strip_prefix("docker-image://") {
         Some(image) => NamedContext::Image(image.parse()?),
+        None if value.starts_with("oci-layout://") => {
+            NamedContext::layout(value).ok_or_else(|| format!("invalid OCI layout: {value}"))?
+        }
         None if is_git => NamedContext::Git(value.to_owned()),
         None => NamedContext::Directory(Context::directory(value)),
     };
@@ -164,8 +167,19 @@ fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
     if let Some(size) = &args.shm_size {
         build = build.shm_size(bytes(size)?);
     }
-    if let Some(platform) = &args.platform {
+    if let [platform] = args.platform.as_slice() {
         build = build.platform(platform.parse()?);
+    }
+    for entitlement in &args.allow {
+        build = match entitlement.as_str() {
+            "security.insecure" => build.allow_insecure(true),
+            // RUN --network=host needs no leave here: there is no daemon whose network it would be.
+            "network.host" => build,
+            other => return Err(format!("unknown entitlement {other}").into()),
+        };
+    }
+    if let Some(path) = args.lock.as_deref().filter(|path| path.exists()) {
+        build = build.lock(cooperage::Lock::parse(&std::fs::read(path)?)?);
     }
     if let Some(file) = &args.file {
         build = if file == Path::new("-") {
@@ -198,7 +212,31 @@ fn render(last: &Mutex<usize>, event: &Event) {
     eprintln!("{event}");
 }
 
+/// Several platforms: their index is pushed, as the store has no place for it.
+async fn build_index(engine: &Engine, args: &Build) -> Outcome {
+    if !args.push || !args.output.is_empty() {
+        return Err("several platforms make an index, which only --push takes".into());
+    }
+    let platforms: Vec<_> = args.platform.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let (quiet, last) = (args.quiet, Mutex::new(0));
+    let build = configure(engine, args)?.on_event(move |event: &Event| {
+        if !quiet {
+            render(&last, event);
+        }
+    });
+    let built = build.run_all(&platforms).await?;
+    let events: cooperage::EventSink = std::sync::Arc::new(|_| ());
+    for tag in &args.tag {
+        engine.push_index(&built, &tag.parse()?, &events).await?;
+    }
+    println!("{}", built.descriptor().digest);
+    Ok(())
+}
+
 pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
+    if args.platform.len() > 1 {
+        return build_index(engine, &args).await;
+    }
     let outputs: Vec<Option<Output>> = args.output.iter().map(|text| output(text)).collect::<Outcome<_>>()?;
     let (quiet, last) = (args.quiet, std::sync::Arc::new(Mutex::new(0)));
     let seen = last.clone();
@@ -249,6 +287,9 @@ async fn finish(engine: &Engine, args: &Build, built: &Built, outputs: Vec<Optio
         for name in &names {
             engine.push(&built.image, name, &events).await?;
         }
+    }
+    if let Some(path) = args.lock.as_deref().filter(|path| !path.exists()) {
+        std::fs::write(path, built.lock().to_text())?;
     }
     if let Some(path) = &args.iidfile {
         std::fs::write(path, built.image.id().to_string())?;

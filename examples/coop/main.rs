@@ -82,7 +82,7 @@ async fn verb(coop: Coop) -> Outcome<u8> {
     }
     let engine = engine(coop.root).await?;
     match coop.verb {
-        Verb::Build(args) => build::build(&engine, args).await?,
+        Verb::Build(args) => build::build(&engine, *args).await?,
         Verb::Explain { id, list } => build::explain(&engine, &id, list)?,
         Verb::Run(args) => return run::run(&engine, args).await,
         Verb::Pull { name } => registry::pull(&engine, &name).await?,

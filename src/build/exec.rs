@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use dockerfile::plan::{Exec, Security, Step};
-use image_core::Timestamp;
+use image_core::{Platform, Timestamp};
 use layer_store::{Layer, View};
 
 use super::cache_mount::Caches;
@@ -29,7 +29,7 @@ pub(super) async fn perform(
     (epoch, time): (Timestamp, Timestamp),
 ) -> Result<Layer> {
     let (build, work) = (&solver.build, &solver.work);
-    check(exec)?;
+    check(solver, step, exec)?;
     let view = View::of(below);
     let user = user::resolve(&exec.user, &view, work.store().authority())?;
     let mut mounts = {
@@ -58,6 +58,7 @@ pub(super) async fn perform(
         places: std::mem::take(&mut mounts.places),
         shm_size: exec.shm_size,
         rlimits: build.rlimits.clone(),
+        privileged: exec.security == Security::Insecure,
     };
     let snapshot = work.snapshot(below)?;
     let id = process::fresh_id("step", snapshot.upper()?);
@@ -94,12 +95,33 @@ pub(super) async fn perform(
 }
 
 /// What cannot be done yet is refused by name, never left out.
-fn check(exec: &Exec) -> Result<()> {
-    if exec.security == Security::Insecure {
-        return Err(Error::unsupported("RUN --security=insecure"));
+fn check(solver: &Solver, step: &Step, exec: &Exec) -> Result<()> {
+    if exec.security == Security::Insecure && !solver.build.insecure {
+        // BuildKit's word for it.
+        let reason = "security.insecure is not allowed".to_owned();
+        return Err(Error::Step { step: step.name.clone(), reason });
     }
     if !exec.devices.is_empty() {
         return Err(Error::unsupported("RUN --device"));
     }
+    let stage = step.stage.and_then(|stage| solver.plan.stages.get(stage));
+    let platform = stage.map_or(&solver.plan.platform, |stage| &stage.platform);
+    if Platform::host().rank(platform).is_none() && !emulates(platform) {
+        return Err(Error::ForeignPlatform { step: step.name.clone(), platform: platform.to_string() });
+    }
     Ok(())
+}
+
+/// Whether the kernel starts programs of this processor by an emulator.
+fn emulates(platform: &Platform) -> bool {
+    let name = match (platform.architecture.as_str(), platform.variant.as_deref()) {
+        ("amd64", _) => "x86_64",
+        ("arm64", _) => "aarch64",
+        ("386", _) => "i386",
+        ("ppc64le", _) => "ppc64le",
+        ("loong64", _) => "loongarch64",
+        (other, _) => other,
+    };
+    let register = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}"));
+    std::fs::read_to_string(register).is_ok_and(|text| text.starts_with("enabled"))
 }

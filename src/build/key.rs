@@ -177,7 +177,7 @@ pub(super) async fn preimage(
         let chain =
             layer_store::chain_id(below).map_or_else(|| "scratch".to_owned(), |chain| chain.to_string());
         let name = match step.root.step().and_then(|root| solver.plan.steps.get(root)).map(|root| &root.op) {
-            Some(Op::Image(_)) => "base",
+            Some(Op::Image(_) | Op::Layout(_)) => "base",
             _ => "parent",
         };
         parts.push(Component::new(name, chain));
@@ -216,6 +216,7 @@ pub(super) fn explain(
         "parent" => Cause::Parent,
         "base" => match step.root.step().and_then(|root| plan.steps.get(root)).map(|root| &root.op) {
             Some(Op::Image(image)) => Cause::Base { reference: image.reference.canonical() },
+            Some(Op::Layout(layout)) => Cause::Base { reference: layout.reference.canonical() },
             _ => Cause::Parent,
         },
         "file" => Cause::File { path: path(), change },

@@ -178,7 +178,7 @@ pub(super) async fn solve(
     committed?;
     let image = finish::image(&solver).await?;
     share::export(&solver).await?;
-    Ok(Built { image, steps: reports.all() })
+    Ok(Built { image, steps: reports.all(), bases: solver.build.bases.all() })
 }
 
 /// How the steps that make layers went, in the order of the plan.
@@ -257,6 +257,7 @@ async fn one(solver: &Arc<Solver>, index: usize) -> Result<Outcome> {
     let source = |made| Outcome { made, cached: false, cause: None };
     let outcome = match &step.op {
         Op::Image(image) => Outcome { cached: true, ..source(source::image(solver, image)?) },
+        Op::Layout(layout) => Outcome { cached: true, ..source(source::layout(solver, layout)?) },
         Op::Context(ContextSource { name, .. }) => {
             source(source::context(solver, index, name.as_deref()).await?)
         }

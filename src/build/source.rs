@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use dockerfile::plan::{GitSource, HttpSource, ImageSource};
-use image_core::{Descriptor, MediaType};
+use dockerfile::plan::{GitSource, HttpSource, ImageSource, LayoutSource};
+use image_core::{Descriptor, MediaType, Platform, Reference};
 
+use super::policy::{self, Source};
 use super::solve::{Made, Solver};
 use super::tree::{Content, Node, NodeKind, Tree};
 use super::{NamedContext, git};
@@ -16,7 +17,16 @@ const FETCHED_MODE: u32 = 0o600;
 
 /// The layers of an image that the compiler asked for, so that it is in the store.
 pub(super) fn image(solver: &Solver, source: &ImageSource) -> Result<Made> {
-    let record = solver.build.pinned(&source.reference, &source.platform)?;
+    stack(solver, &source.reference, &source.platform)
+}
+
+/// The layers of an image of an OCI layout, which was read into the store.
+pub(super) fn layout(solver: &Solver, source: &LayoutSource) -> Result<Made> {
+    stack(solver, &source.reference, &source.platform)
+}
+
+fn stack(solver: &Solver, reference: &Reference, platform: &Platform) -> Result<Made> {
+    let record = solver.build.pinned(reference, platform)?;
     let layers = record.layers.iter().map(|layer| {
         let missing =
             || Error::Store(layer_store::Error::NotFound { kind: "layer", name: layer.key.to_string() });
@@ -55,6 +65,8 @@ pub(super) async fn http(solver: &Solver, source: &HttpSource) -> Result<Made> {
 }
 
 async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Option<i64>)> {
+    let asked = Source::Http { url: &source.url, checksum: source.checksum };
+    policy::admit(solver.build.policy.as_deref(), &asked)?;
     let ingest = match source.checksum {
         // The algorithm of the checksum; its size is not known before.
         Some(digest) if digest.algorithm() != image_core::Algorithm::Sha256 => {
@@ -79,6 +91,8 @@ async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Opti
 
 /// A checkout of a git repository.
 pub(super) async fn git(solver: &Solver, source: &GitSource) -> Result<Made> {
+    let asked = Source::Git { remote: &source.remote, reference: &source.reference };
+    policy::admit(solver.build.policy.as_deref(), &asked)?;
     let (source, state, hashes) =
         (source.clone(), solver.build.engine.state().to_owned(), solver.hashes.clone());
     let tree = blocking(move || git::checkout(&source, &state, &hashes)).await?;

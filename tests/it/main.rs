@@ -21,6 +21,7 @@ mod mount;
 mod mutation;
 mod run;
 mod share;
+mod source;
 mod transcript;
 mod verify;
 
