@@ -159,7 +159,13 @@ impl Hosts {
                     let endpoint = self.mirror_endpoint(server, rule, reference.domain())?;
                     Source { endpoint, repository, last: false }
                 }
-                None => own()?,
+                None => {
+                    let mut own = own()?;
+                    // A server of another name may stand for several registries.
+                    let told = rule.own_server().is_some_and(|server| server.namespace);
+                    own.endpoint.namespace = told.then(|| reference.domain().to_owned());
+                    own
+                }
             });
         }
         if sources.is_empty() {

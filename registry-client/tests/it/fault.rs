@@ -28,6 +28,7 @@ async fn twenty_cuts_of_a_download_cost_two_percent_at_most() {
     let entries = registry.journal().entries();
     let sent: u64 = entries.iter().map(|entry| entry.sent).sum();
     assert_eq!(entries.len(), 21);
+    println!("cuts: 20 of a download, {:.4}x the bytes", sent as f64 / bytes.len() as f64);
     assert!(entries[1..].iter().all(|entry| entry.headers.contains_key("range")));
     assert!(sent as f64 <= 1.02 * bytes.len() as f64, "{sent} bytes for {}", bytes.len());
 }
@@ -45,6 +46,8 @@ async fn cuts_of_an_upload_resume_it() {
     assert_eq!(client.blob_into(&name, &descriptor, Vec::new()).await.unwrap(), bytes);
     let posts = registry.journal().entries().iter().filter(|entry| entry.method == "POST").count();
     assert_eq!(posts, 1, "one session from the start to the end");
+    let received: u64 = registry.journal().entries().iter().map(|entry| entry.received).sum();
+    println!("cuts: 4 of an upload, {:.4}x the bytes", received as f64 / bytes.len() as f64);
 }
 
 #[tokio::test]

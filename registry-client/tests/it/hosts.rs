@@ -273,6 +273,7 @@ async fn hosts_toml_capabilities_paths_and_default() {
     assert_eq!(manifests(a), ["GET /v2/proxy/x/manifests/1 200"]);
     assert_eq!(pull("pull.example:5000/x:1").await, [0, 0, 1], "a tag is resolved by the server");
     assert_eq!(b.journal().len(), 2, "the blobs come from the host");
+    assert_eq!(c.journal().entries()[0].query.as_deref(), Some("ns=pull.example%3A5000"));
     assert_eq!(pull("whatever.example/x:1").await, [0, 1, 0]);
     assert_eq!(b.journal().entries()[0].query.as_deref(), Some("ns=whatever.example"));
 }
