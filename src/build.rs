@@ -36,6 +36,7 @@ mod cache_mount;
 mod chmod;
 mod context;
 mod copy;
+mod dress;
 mod exec;
 mod finish;
 mod git;
@@ -116,6 +117,8 @@ pub struct Build {
     lock: Option<Arc<Lock>>,
     policy: Option<Arc<dyn SourcePolicy>>,
     insecure: bool,
+    squash: bool,
+    annotations: BTreeMap<String, String>,
     /// What this run's images were.
     bases: Arc<base::Bases>,
     events: EventSink,
@@ -218,6 +221,8 @@ impl Engine {
             lock: None,
             policy: None,
             insecure: false,
+            squash: false,
+            annotations: BTreeMap::new(),
             bases: Arc::default(),
             events: crate::event::nowhere(),
         }
@@ -377,6 +382,18 @@ impl Build {
         self
     }
 
+    /// Makes one layer of all that the build adds to its base. The steps' own layers stay in the cache.
+    pub fn squash(mut self, yes: bool) -> Self {
+        self.squash = yes;
+        self
+    }
+
+    /// An annotation of the image's manifest. It makes the manifest now, so layers are compressed at once.
+    pub fn annotation(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.annotations.insert(name.into(), value.into());
+        self
+    }
+
     /// Writes what every step of the build made to this cache, when the build succeeds.
     pub fn cache_to(mut self, location: CacheLocation) -> Self {
         self.cache_to.push(location);
@@ -420,7 +437,10 @@ impl Build {
         self.bases = Arc::default();
         let started = self.engine.now();
         let reports = solve::Reports::default();
-        let result = self.build(&reports).await;
+        let result = match self.build(&reports).await {
+            Ok(built) => dress::dress(&self, built).await,
+            error => error,
+        };
         history::keep(&self, started, &result, reports.take());
         result
     }

@@ -96,6 +96,12 @@ pub(crate) struct Build {
     /// Set metadata for an image
     #[arg(long)]
     pub(crate) label: Vec<String>,
+    /// Add annotation to the image
+    #[arg(long)]
+    pub(crate) annotation: Vec<String>,
+    /// Squash newly built layers into a single new layer
+    #[arg(long)]
+    pub(crate) squash: bool,
     /// Do not use the cache
     #[arg(long)]
     pub(crate) no_cache: bool,

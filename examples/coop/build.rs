@@ -138,6 +138,15 @@ fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         build = build.label(name, value);
     }
+    for annotation in &args.annotation {
+        // As buildx: a type in front says of which document; here it is the manifest.
+        let text = annotation.strip_prefix("manifest:").unwrap_or(annotation);
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("invalid annotation {annotation:?}: expected key=value"))?;
+        build = build.annotation(name, value);
+    }
+    build = build.squash(args.squash);
     for stage in &args.no_cache_filter {
         build = build.no_cache_stage(stage);
     }

@@ -211,3 +211,33 @@ async fn an_insecure_run_is_for_those_who_allow_it() {
         "{plain:x} {insecure:x}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_build_adds_is_one_layer_with_annotations() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let name: Reference = format!("{}/org/dressed:v1", registry.addr()).parse().unwrap();
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let small = context(&[("Dockerfile", "FROM scratch\nCOPY f /base\n"), ("f", "f")]);
+    let base =
+        engine.build(Context::directory(small.path())).tag("below:v1".parse().unwrap()).run().await.unwrap();
+    let text = "FROM below:v1\nCOPY f /one\nCOPY f /two\nCOPY f /one\n";
+    let build = || {
+        let build = engine.build(Context::directory(small.path())).dockerfile_text(text);
+        build.tag("dressed:v1".parse().unwrap()).squash(true).annotation("org.example.note", "yes")
+    };
+    let built = build().run().await.unwrap();
+    let layers = &built.image.record().layers;
+    assert_eq!(layers.len(), 2, "the base's and one");
+    assert_eq!(layers[0].diff_id, base.image.record().layers[0].diff_id);
+    assert_eq!(engine.image("dressed:v1").unwrap().id(), built.image.id());
+    let again = build().run().await.unwrap();
+    assert!(again.steps.iter().all(|step| step.cached));
+    assert_eq!(again.image.id(), built.image.id());
+    let pushed = engine.push(&built.image, &name, &quiet()).await.unwrap();
+    let manifest = engine.client().manifest(&name).await.unwrap();
+    assert_eq!(manifest.descriptor.digest, pushed.digest);
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest.bytes).unwrap();
+    assert_eq!(manifest["annotations"]["org.example.note"], "yes");
+    registry.shutdown().await;
+}
