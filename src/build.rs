@@ -118,6 +118,7 @@ pub struct Build {
     policy: Option<Arc<dyn SourcePolicy>>,
     insecure: bool,
     squash: bool,
+    inline_cache: bool,
     annotations: BTreeMap<String, String>,
     /// What this run's images were.
     bases: Arc<base::Bases>,
@@ -222,6 +223,7 @@ impl Engine {
             policy: None,
             insecure: false,
             squash: false,
+            inline_cache: false,
             annotations: BTreeMap::new(),
             bases: Arc::default(),
             events: crate::event::nowhere(),
@@ -397,6 +399,13 @@ impl Build {
     /// Writes what every step of the build made to this cache, when the build succeeds.
     pub fn cache_to(mut self, location: CacheLocation) -> Self {
         self.cache_to.push(location);
+        self
+    }
+
+    /// Writes into the image's config which steps its layers are, so that the image itself is a cache: see
+    /// [`CacheLocation::Registry`]. It changes the image's ID. `BUILDKIT_INLINE_CACHE=1` as build argument asks for it, too.
+    pub fn inline_cache(mut self, yes: bool) -> Self {
+        self.inline_cache = yes;
         self
     }
 

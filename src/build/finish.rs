@@ -58,6 +58,9 @@ pub(super) async fn image(solver: &Solver) -> Result<Image> {
         config.history.push(history);
         config.created = Some(at);
     }
+    if build.inline_cache {
+        config.unknown.insert(super::share::INLINE.to_owned(), super::share::inline(solver, &layers)?);
+    }
     let document = Document::from_value(config);
     let document =
         document.map_err(|source| Error::Document { what: "the new config".to_owned(), source })?;

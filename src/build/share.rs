@@ -9,6 +9,9 @@
 //!              "cooperage":{"version":1,"steps":{"<key>":"[build 2/5] RUN make"}}}
 //! ```
 //!
+//! In an image it is the config alone, base64 in the field `moby.buildkit.cache.v0` of the image's config, with places in
+//! the image's own layers: so it has the steps whose layers are in the image, and costs nothing to keep.
+//!
 //! Keys are those of [`layer_store::Preimage`], so a record is a hit for whoever computes the same preimage. BuildKit
 //! reads the document without an error and finds none of its keys in it; we read BuildKit's the same way. What is
 //! imported is believed, as in BuildKit: import only from who may write your images.
@@ -17,6 +20,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use image_core::{
     BlobSource, Compression, Descriptor, DiffId, Digest, Document, Manifest, MediaType, Reference,
@@ -38,7 +43,7 @@ const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheLocation {
-    /// In a registry, under this name.
+    /// In a registry, under this name. Of an image, what it has inline is read.
     Registry(Reference),
     /// In a directory, as an OCI layout.
     Directory(PathBuf),
@@ -202,15 +207,76 @@ async fn registry_config(build: &super::Build, name: &Reference) -> Result<Confi
     let name = name.with_default_tag();
     let fetched = client.manifest(&name).await?;
     let read = |source| Error::Document { what: format!("the cache manifest {name}"), source };
-    let image_core::AnyManifest::Manifest(document) = fetched.parse().map_err(read)? else {
-        return Err(Error::unsupported("a build cache in an index"));
+    let document = match fetched.parse().map_err(read)? {
+        image_core::AnyManifest::Manifest(document) => document,
+        // An image for several platforms, each with its own cache.
+        image_core::AnyManifest::Index(index) => {
+            let platform = build.platform.as_ref().unwrap_or_else(|| build.engine.platform());
+            let Some(chosen) = index.value().select(platform) else { return Ok(Config::default()) };
+            match client.manifest(&name.at_digest(chosen.digest)).await?.parse().map_err(read)? {
+                image_core::AnyManifest::Manifest(document) => document,
+                _ => return Err(Error::unsupported("an index inside an index")),
+            }
+        }
+        _ => return Err(Error::unsupported("this kind of manifest")),
     };
     let config = &document.value().config;
     if config.size > LIMIT {
         return Err(Error::unsupported("a build cache config of that size"));
     }
     let bytes = client.blob_into(&name, config, Vec::new()).await?;
-    parse(&bytes, &name.canonical())
+    if config.media_type.to_string() == CONFIG_TYPE {
+        return parse(&bytes, &name.canonical());
+    }
+    inlined(document.value(), bytes, &name)
+}
+
+/// The cache in the config of an image: its layers are those of the image, by their place.
+fn inlined(manifest: &Manifest, bytes: Vec<u8>, name: &Reference) -> Result<Config> {
+    let read = |source| Error::Document { what: format!("the config of {name}"), source };
+    let image = Document::config(bytes).map_err(read)?;
+    let encoded = image.value().unknown.get(INLINE).and_then(|value| value.as_str());
+    let Some(bytes) = encoded.and_then(|text| BASE64_STANDARD.decode(text).ok()) else {
+        return Ok(Config::default());
+    };
+    let mut config = parse(&bytes, &name.canonical())?;
+    config.layers = std::iter::zip(&manifest.layers, &image.value().rootfs.diff_ids)
+        .map(|(blob, diff_id)| CacheLayer {
+            blob: blob.digest.to_string(),
+            parent: -1,
+            annotations: Annotations {
+                media_type: blob.media_type.to_string(),
+                diff_id: diff_id.to_string(),
+                size: blob.size,
+            },
+        })
+        .collect();
+    Ok(config)
+}
+
+/// The field of an image's config in which BuildKit keeps its inline cache, too.
+pub(super) const INLINE: &str = "moby.buildkit.cache.v0";
+
+/// What of this build can be found in an image of `layers`, as the value of [`INLINE`].
+pub(super) fn inline(solver: &Solver, layers: &[Layer]) -> Result<serde_json::Value> {
+    let done = solver.done.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut config = Config::default();
+    let mut ours = Ours { version: 1, steps: BTreeMap::new() };
+    config.layers.extend(layers.iter().map(|_| CacheLayer { parent: -1, ..CacheLayer::default() }));
+    for (key, (record, layer)) in done.iter() {
+        let Some(place) = layers.iter().position(|known| known.diff_id() == layer.diff_id()) else {
+            continue;
+        };
+        let created = "1970-01-01T00:00:00Z".to_owned();
+        config.records.push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
+        ours.steps.insert(key.clone(), record.step.clone());
+    }
+    config.cooperage = Some(ours);
+    let bytes = serde_json::to_vec(&config).map_err(|error| Error::Io {
+        path: "the inline cache".into(),
+        source: std::io::Error::other(error),
+    })?;
+    Ok(BASE64_STANDARD.encode(bytes).into())
 }
 
 fn parse(bytes: &[u8], name: &str) -> Result<Config> {

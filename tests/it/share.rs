@@ -131,3 +131,38 @@ async fn what_is_not_reproducible_is_named() {
     assert!(found.differences[0].step.contains("random"));
     assert_eq!(found.differences[0].paths, ["/random"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_a_cache_of_its_own_layers() {
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let name: cooperage::image::Reference = format!("{}/org/app:v1", registry.addr()).parse().unwrap();
+    let text =
+        "FROM scratch AS other\nCOPY f /other\nFROM scratch\nCOPY f /one\nCOPY --from=other /other /two\n";
+    let files = context(&[("Dockerfile", text), ("f", "f")]);
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (first, second) = (engine(&here).await, engine(&there).await);
+    let plain = first.build(Context::directory(files.path())).run().await.unwrap();
+    let build = || first.build(Context::directory(files.path())).inline_cache(true);
+    let built = build().run().await.unwrap();
+    assert_ne!(built.image.id(), plain.image.id());
+    assert_eq!(
+        build().run().await.unwrap().image.id(),
+        built.image.id(),
+        "whether it was cached does not show"
+    );
+    first.push(&built.image, &name, &(std::sync::Arc::new(|_: &cooperage::Event| ()) as _)).await.unwrap();
+    let location = CacheLocation::Registry(name);
+    let again = second
+        .build(Context::directory(files.path()))
+        .inline_cache(true)
+        .cache_from(location.clone())
+        .run()
+        .await
+        .unwrap();
+    let missed: Vec<_> =
+        again.steps.iter().filter(|step| !step.cached).map(|step| step.name.as_str()).collect();
+    // Its layer is in no image, and it is needed to know what the last step reads.
+    assert_eq!(missed, ["[other 1/1] COPY f /other"], "{:?}", again.steps);
+    assert_eq!(again.image.id(), built.image.id());
+    registry.shutdown().await;
+}
