@@ -186,7 +186,7 @@ impl<'a> FileBatch<'a> {
         Slot(u32::try_from(self.given.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// Hands the descriptor that this call opens to us, in the order of the calls: see [`Outcome::fds`].
+    /// Hands the descriptor that this call opens to us, in the order of the calls: see [`Outcome::fds`](crate::Outcome::fds).
     pub fn hand_back(&mut self, call: CallId) {
         if let Some(call) = self.calls.get_mut(call.0) {
             call.then |= then::HAND_BACK;
@@ -222,7 +222,7 @@ impl<'a> FileBatch<'a> {
         self.free.push(slot.0);
     }
 
-    /// Writes all of `bytes`. A short write is seen in [`Outcome::result`].
+    /// Writes all of `bytes`. A short write is seen in [`Outcome::result`](crate::Outcome::result).
     pub fn write(&mut self, file: Slot, bytes: &[u8]) -> CallId {
         let at = self.bytes(bytes);
         self.push(libc::SYS_write, &[file.into(), at, Arg::Value(bytes.len() as i64)])
@@ -311,12 +311,12 @@ impl<'a> FileBatch<'a> {
         self.bytes(&[one.as_slice(), one.as_slice()].concat())
     }
 
-    /// What `name` is: see [`Outcome::stat`].
+    /// What `name` is: see [`Outcome::stat`](crate::Outcome::stat).
     pub fn stat(&mut self, dir: Slot, name: &[u8]) -> CallId {
         self.statx(dir, name, libc::AT_SYMLINK_NOFOLLOW)
     }
 
-    /// What `file` is open on: see [`Outcome::stat`].
+    /// What `file` is open on: see [`Outcome::stat`](crate::Outcome::stat).
     pub fn stat_file(&mut self, file: Slot) -> CallId {
         self.statx(file, b"", libc::AT_EMPTY_PATH)
     }
@@ -328,14 +328,14 @@ impl<'a> FileBatch<'a> {
         self.answers_in(call, room, STATX)
     }
 
-    /// The next names in a directory that is open for reading: see [`Outcome::names`].
+    /// The next names in a directory that is open for reading: see [`Outcome::names`](crate::Outcome::names).
     pub fn list(&mut self, dir: Slot) -> CallId {
         let room = self.room(ROOM);
         let call = self.push(libc::SYS_getdents64, &[dir.into(), room, Arg::Value(ROOM as i64)]);
         self.answers_in(call, room, ROOM)
     }
 
-    /// Where a symbolic link leads: see [`Outcome::bytes`].
+    /// Where a symbolic link leads: see [`Outcome::bytes`](crate::Outcome::bytes).
     pub fn read_link(&mut self, dir: Slot, name: &[u8]) -> CallId {
         let length = libc::PATH_MAX;
         let (name, room) = (self.text(name), self.room(length as usize));
@@ -343,14 +343,14 @@ impl<'a> FileBatch<'a> {
         self.answers_in(call, room, length as usize)
     }
 
-    /// The names of all attributes of what `file` is open on, each with a zero behind: see [`Outcome::bytes`].
+    /// The names of all attributes of what `file` is open on, each with a zero behind: see [`Outcome::bytes`](crate::Outcome::bytes).
     pub fn list_attributes(&mut self, file: Slot, length: usize) -> CallId {
         let (path, room) = (self.path_of(file), self.room(length));
         let call = self.push(libc::SYS_listxattr, &[path, room, Arg::Value(length as i64)]);
         self.answers_in(call, room, length)
     }
 
-    /// An attribute of what `file` is open on: see [`Outcome::bytes`].
+    /// An attribute of what `file` is open on: see [`Outcome::bytes`](crate::Outcome::bytes).
     pub fn attribute(&mut self, file: Slot, name: &[u8]) -> CallId {
         let (path, name, room) = (self.path_of(file), self.text(name), self.room(ROOM));
         let call = self.push(libc::SYS_getxattr, &[path, name, room, Arg::Value(ROOM as i64)]);

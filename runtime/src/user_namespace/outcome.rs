@@ -92,13 +92,13 @@ impl Outcome {
         self.answers.get(at).map(|(_, bytes)| bytes.as_slice())
     }
 
-    /// The answer of [`FileBatch::stat`].
+    /// The answer of [`FileBatch::stat`](crate::FileBatch::stat).
     #[must_use]
     pub fn stat(&self, call: CallId) -> Option<FileStat> {
         self.bytes(call).and_then(FileStat::parse)
     }
 
-    /// The answer of [`FileBatch::list`], without `.` and `..`; empty at the end of the directory.
+    /// The answer of [`FileBatch::list`](crate::FileBatch::list), without `.` and `..`; empty at the end of the directory.
     #[must_use]
     pub fn names(&self, call: CallId) -> Vec<DirectoryEntry> {
         let mut rest = self.bytes(call).unwrap_or_default();
