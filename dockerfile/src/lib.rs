@@ -42,6 +42,7 @@
 //! | letters and digits of variable names by Unicode's wider properties | by general category | no tables; ASCII is equal |
 //! | findings behind an error are reported too ([`Diagnostics::warnings`], [`lint::check`]) | none behind the first error | as above |
 //! | in an outline the target counts first, then its base, then what it reads in order | in the order of a map | the same file gives the same outline |
+//! | a file without FROM has no targets: an error | none, and no error, when only targets are asked for | every build of it fails |
 //! | cache mounts are in the outline | the form has a place for them that stays empty | they are asked for |
 //! | [`Dockerfile::outline`] is of the whole file | none | it needs no image; [`Plan::outline`] is BuildKit's |
 //!
