@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
 use layer_store::authority::Owners;
 use layer_store::{
-    Collected, GcPolicy, ImagePolicy, ImageRecord, Store, StoreOptions, Transaction, Usage, View,
+    Collected, GcPolicy, ImagePolicy, ImageRecord, Snapshotter, Store, StoreOptions, Transaction, Usage, View,
 };
 use registry_client::Client;
 use runtime::{Runtime, UserMapping};
@@ -42,6 +42,8 @@ pub struct EngineOptions {
     /// Whether an ordinary user's ranges of `/etc/subuid` and `/etc/subgid` are used, where there are any: then images
     /// have all their owners, and containers all their users. A store that exists stays as it was made.
     pub subordinate_ids: bool,
+    /// Who gives processes their root; `None`: what serves here, see [`Store::probe`].
+    pub snapshotter: Option<Arc<dyn Snapshotter>>,
 }
 
 impl fmt::Debug for EngineOptions {
@@ -67,6 +69,7 @@ impl EngineOptions {
             verifier: None,
             verify_timeout: Duration::from_secs(60),
             subordinate_ids: true,
+            snapshotter: None,
         }
     }
 
@@ -154,7 +157,9 @@ impl Engine {
             let (store, state) = (absolute(options.store)?, absolute(options.state)?);
             private(&state)?;
             let runtime = Runtime::builder().state_dir(state.join("runtime")).build()?;
-            let (store, mapping) = open_store(&store, &runtime, options.subordinate_ids)?;
+            let mut opening = StoreOptions::default();
+            opening.snapshotter = options.snapshotter;
+            let (store, mapping) = open_store(&store, &runtime, options.subordinate_ids, opening)?;
             let inner = Inner {
                 store,
                 client,
@@ -335,10 +340,15 @@ impl Engine {
 const KEEP_PARTIALS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Opens the store at `path` with the most that this process can do there; and the ids that containers have then.
-fn open_store(path: &Path, runtime: &Runtime, subordinate: bool) -> Result<(Store, Option<UserMapping>)> {
+fn open_store(
+    path: &Path,
+    runtime: &Runtime,
+    subordinate: bool,
+    mut options: StoreOptions,
+) -> Result<(Store, Option<UserMapping>)> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if uid.is_root() {
-        return Ok((Store::open(path)?, None));
+        return Ok((Store::open_with(path, options)?, None));
     }
     let kept = Store::owners(path)?;
     if subordinate
@@ -347,7 +357,6 @@ fn open_store(path: &Path, runtime: &Runtime, subordinate: bool) -> Result<(Stor
     {
         match runtime.user_namespace(&mapping) {
             Ok(namespace) => {
-                let mut options = StoreOptions::default();
                 options.authority = Arc::new(Subordinate::new(namespace));
                 return Ok((Store::open_with(path, options)?, Some(mapping)));
             }
@@ -357,7 +366,7 @@ fn open_store(path: &Path, runtime: &Runtime, subordinate: bool) -> Result<(Stor
         }
     }
     // Root of a namespace that maps one's own id alone.
-    Ok((Store::open(path)?, Some(UserMapping::single(uid.as_raw(), gid.as_raw()))))
+    Ok((Store::open_with(path, options)?, Some(UserMapping::single(uid.as_raw(), gid.as_raw()))))
 }
 
 /// Makes the directory `path`, which nobody else looks into: what builds put there for a while may be setuid, or secret.

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Write};
 use image_core::{Compression, Descriptor, Digest, MediaType};
 
 use crate::blob::Encoding;
-use crate::compress::{GZIP_ENCODER, GzipWriter, decoder, sniff, zstd_encoder};
+use crate::compress::{GZIP_ENCODER, GzipWriter, Source, zstd_encoder};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::pack::pack;
@@ -69,8 +69,7 @@ impl Store {
             name: layer.diff_id().to_string(),
         })?;
         let blob = self.blob(&kept.blob)?.verified().map_err(fail)?;
-        let (compression, source) = sniff(blob).map_err(fail)?;
-        let mut tar = decoder(source, compression).map_err(fail)?;
+        let mut tar = Source::sniffed(blob).map_err(fail)?;
         io::copy(&mut tar, out).map_err(fail)?;
         Ok(())
     }

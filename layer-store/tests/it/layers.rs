@@ -190,3 +190,24 @@ fn gzip_of_several_members_is_read_whole() {
     let layer = work.unpack(&blob, &DiffId::new(Digest::sha256(&bytes)), &View::default()).unwrap().layer;
     assert_eq!(layer.index().size(), 1);
 }
+
+#[test]
+fn layers_in_bzip2_and_xz_are_read_and_written_again() {
+    let bytes = tar(&[("a", b'0', &"text ".repeat(50), 0o644)]);
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&bytes).unwrap();
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    xz.write_all(&bytes).unwrap();
+    for blob in [bzip2.finish().unwrap(), xz.finish().unwrap()] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let work = store.begin().unwrap();
+        let blob = work.put_blob(MediaType::parse("application/vnd.oci.image.layer.v1.tar"), &blob).unwrap();
+        let layer = work.unpack(&blob, &DiffId::new(Digest::sha256(&bytes)), &View::default()).unwrap().layer;
+        work.commit().unwrap();
+        assert_eq!(layer.index().size(), 250);
+        let mut back = Vec::new();
+        store.write_tar(&layer, &mut back).unwrap();
+        assert!(back == bytes);
+    }
+}
