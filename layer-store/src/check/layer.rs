@@ -134,6 +134,10 @@ fn compare(
     Ok(damages)
 }
 
+/// What overlayfs notes in its upper directories for itself, and a layer keeps that was made in one. It changes nothing
+/// that is seen; `redirect` and `metacopy` would.
+const OWN_NOTES: [&[u8]; 3] = [b"user.overlay.origin", b"user.overlay.impure", b"user.overlay.uuid"];
+
 /// The names of attributes that are other than they must be. What an ordinary user cannot set is not expected.
 fn attributes<'a>(
     entry: &'a Entry,
@@ -153,7 +157,7 @@ fn attributes<'a>(
         .collect();
     let counts = |name: &[u8]| {
         name == crate::index::OPAQUE_XATTR
-            || name.starts_with(b"user.overlay.")
+            || (name.starts_with(b"user.overlay.") && !OWN_NOTES.contains(&name))
             || crate::index::is_applied(name)
     };
     let found: BTreeMap<&[u8], &[u8]> = now
