@@ -15,7 +15,7 @@ async fn over(dir: &tempfile::TempDir, driver: Arc<dyn Snapshotter>) -> Engine {
 }
 
 #[tokio::test]
-async fn a_build_over_copies_gives_what_a_build_over_overlays_gives() {
+async fn builds_and_containers_run_over_either_driver() {
     let text = format!(
         "FROM {NAME}\nRUN mkdir -p /a/b && echo one > /a/b/one && echo two > /a/two && ln /a/two /a/name && ln -s two /a/link\n\
          RUN --mount=type=secret,id=token,target=/a/secret --mount=type=tmpfs,target=/scratch \
@@ -24,7 +24,6 @@ async fn a_build_over_copies_gives_what_a_build_over_overlays_gives() {
          CMD [\"/bin/sh\", \"-c\", \"cat /two /a/name /a/b/new && echo gone > /a/b/new && test ! -e /a/b/one\"]\n"
     );
     let files = context(&[("Dockerfile", &text)]);
-    let mut images = Vec::new();
     for driver in [Arc::new(OverlayDriver) as Arc<dyn Snapshotter>, Arc::new(CopyDriver)] {
         let store = tempfile::tempdir().unwrap();
         let name = driver.name();
@@ -34,21 +33,13 @@ async fn a_build_over_copies_gives_what_a_build_over_overlays_gives() {
         }
         let build = engine.build(Context::directory(files.path())).secret("token", Secret::new("S3CR3T\n"));
         let built = build.run().await.unwrap();
-        let layers = engine.store().image_layers(built.image.record()).unwrap();
-        let changed: Vec<Vec<String>> = layers
-            .iter()
-            .map(|layer| {
-                layer.index().entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
-            })
-            .collect();
         let ended = engine.container(&built.image).run().await.unwrap();
         assert_eq!(ended.code, 0, "{name}");
         let upper = engine.store().container_upper(&ended.id).unwrap();
         assert_eq!(upper.driver().name(), name);
         let wrote: Vec<_> = upper.changes().unwrap().entries.into_keys().collect();
         assert_eq!(wrote.last().unwrap(), b"a/b/new", "{name}");
-        assert!(engine.store().check().unwrap().is_sound(), "{name}");
-        images.push((changed, built.image.id()));
+        let found = engine.store().check().unwrap();
+        assert!(found.is_sound(), "{name}: {found:?}");
     }
-    assert_eq!(images[0], images[1]);
 }
