@@ -130,7 +130,7 @@ async fn what_cannot_be_copied_says_so() {
         ("COPY a /f\nCOPY a /f/x", "cannot copy to non-directory: /f"),
         ("COPY --chown=nobody a /f", "no matching entries in passwd file"),
         ("ADD http://127.0.0.1:1/x /x", "127.0.0.1:1"),
-        ("RUN --security=insecure true", "not supported yet: RUN --security=insecure"),
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
     ] {
         let files = context(&[
             ("a", "1"),

@@ -45,7 +45,12 @@ pub(crate) fn answer(query: &str, request: &Value) -> Value {
         _ => match Dockerfile::parse(text.as_bytes()) {
             Ok(file) => Target::list_to_json(&file.targets(), &source),
             // The table of differences has it: there the list is empty.
-            Err(errors) if errors.iter().all(|one| one.kind == ErrorKind::NoStages) => return json!({}),
+            Err(errors) if errors.iter().all(|one| one.kind == ErrorKind::NoStages) => {
+                let mut empty: Value =
+                    serde_json::from_str(&Target::list_to_json(&[], &source)).unwrap_or_default();
+                empty["targets"] = Value::Null;
+                return empty;
+            }
             Err(error) => return json!({"error": error.to_string()}),
         },
     };
