@@ -102,7 +102,7 @@ fn check(solver: &Solver, step: &Step, exec: &Exec) -> Result<()> {
         return Err(Error::Step { step: step.name.clone(), reason });
     }
     if !exec.devices.is_empty() {
-        return Err(Error::unsupported("RUN --device"));
+        return Err(Error::unsupported(format!("RUN --device (line {})", step.lines.first)));
     }
     let stage = step.stage.and_then(|stage| solver.plan.stages.get(stage));
     let platform = stage.map_or(&solver.plan.platform, |stage| &stage.platform);
