@@ -394,7 +394,24 @@ impl Dir {
 
     /// Opens (making it if need be) and locks the file `name`.
     pub(crate) fn lock(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.open_and_lock(name, OFlags::CREATE, operation)
+    }
+
+    /// As [`Self::lock`], but makes nothing: `NOENT` when `name` is not there.
+    pub(crate) fn lock_existing(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd, Errno> {
+        self.open_and_lock(name, OFlags::empty(), operation)
+    }
+
+    /// `name` is the file that `fd` has open, and not another that came in its place.
+    pub(crate) fn is(&self, name: &str, fd: &OwnedFd) -> bool {
+        let (here, held) = (fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW), fs::fstat(fd));
+        here.ok()
+            .zip(held.ok())
+            .is_some_and(|(here, held)| (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino))
+    }
+
+    fn open_and_lock(&self, name: &str, make: OFlags, operation: FlockOperation) -> Result<OwnedFd, Errno> {
+        let flags = make | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o600))?;
         loop {
             match fs::flock(&fd, operation) {

@@ -248,7 +248,7 @@ impl Sweep<'_> {
                 place.modified(&name).is_some_and(|written| now.since(written) < keep)
             });
             // Nobody takes one without the shared lock, so who does not hold it now does not before it is gone.
-            if is_young || place.lock(&name, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if is_young || place.lock_existing(&name, FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue;
             }
             let size = place.allocated(&name);

@@ -68,7 +68,14 @@ impl Ingest {
         let place = places.partial.clone();
         // Under the shared lock: a sweep must not take the file between its opening and its lock.
         let guard = crate::lease::guard(&places.root, FlockOperation::LockShared)?;
-        let locked = place.lock(&name, FlockOperation::NonBlockingLockExclusive);
+        let locked = loop {
+            match place.lock(&name, FlockOperation::NonBlockingLockExclusive) {
+                // Between its opening and its lock somebody finished the blob or gave it up, and the name may be
+                // another's by now: what is verified here must be what is renamed at the end.
+                Ok(fd) if !place.is(&name, &fd) => {}
+                locked => break locked,
+            }
+        };
         drop(guard);
         let mut file = match locked {
             Ok(fd) => std::fs::File::from(fd),

@@ -85,13 +85,14 @@ pub(crate) fn guard(root: &Dir, operation: FlockOperation) -> Result<OwnedFd> {
 pub(crate) fn survey(leases: &Dir) -> Result<(Vec<String>, Vec<String>)> {
     let (mut lines, mut dead) = (Vec::new(), Vec::new());
     for name in leases.names()? {
-        match leases.lock(&name, FlockOperation::NonBlockingLockExclusive) {
+        match leases.lock_existing(&name, FlockOperation::NonBlockingLockExclusive) {
+            // Its transaction has ended meanwhile.
+            Err(Errno::NOENT) => {}
             Ok(_released) => dead.push(name),
             Err(Errno::WOULDBLOCK) => {
                 let text = leases.read(&name)?.unwrap_or_default();
                 lines.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
             }
-            Err(Errno::NOENT) => {}
             Err(errno) => return Err(Error::io("lock", leases.at(&name))(errno)),
         }
     }

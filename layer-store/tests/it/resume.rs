@@ -105,6 +105,29 @@ fn two_at_the_same_blob_do_not_mix() {
     assert!(store.check().unwrap().is_sound());
 }
 
+/// Whoever waits for the first to end and then goes on must not go on with what the first took away.
+#[test]
+fn many_at_the_same_blob_one_after_the_other_and_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let all = bytes(6, 3_000);
+    let wanted = blob(&all);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let work = store.begin().unwrap();
+                for _ in 0..500 {
+                    let mut ingest = work.resume(&wanted).unwrap();
+                    let from = usize::try_from(ingest.offset()).unwrap();
+                    ingest.write_all(&all[from..]).unwrap();
+                    ingest.finish().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(partials(&store), 0);
+}
+
 /// Run by the test below in a process that dies.
 #[test]
 fn victim() {
