@@ -61,6 +61,20 @@ fn a_dry_run_says_what_goes_and_why() {
 }
 
 #[test]
+fn a_dry_run_makes_nothing_of_work_that_ends_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let dry = GcPolicy::default().dry_run();
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| (0..100).for_each(|_| drop(store.begin().unwrap())));
+        while !work.is_finished() {
+            store.gc_with(&dry).unwrap();
+        }
+    });
+    assert_eq!(std::fs::read_dir(store.path().join("leases")).unwrap().count(), 0);
+}
+
+#[test]
 fn images_go_oldest_first_until_the_policy_is_met() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
