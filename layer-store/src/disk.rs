@@ -201,6 +201,23 @@ impl Dir {
         }
     }
 
+    /// As [`Self::open`], with its size, for a directory of somebody else's: what is no regular file is refused, and not
+    /// waited for.
+    pub(crate) fn open_regular(&self, name: &str) -> Result<Option<(std::fs::File, u64)>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match fs::openat(&*self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => std::fs::File::from(fd),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(Error::io("open", self.at(name))(errno)),
+        };
+        let fail = |source| Error::Io { action: "open", path: self.at(name), source };
+        let found = file.metadata().map_err(fail)?;
+        if !found.is_file() {
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+        }
+        Ok(Some((file, found.len())))
+    }
+
     /// The bytes of the record `name`; `None` when it is not there.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(name)? else { return Ok(None) };

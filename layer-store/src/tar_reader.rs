@@ -310,7 +310,12 @@ impl<R: BufRead> TarReader<R> {
         failure: impl FnOnce(&mut R) -> Option<Error>,
     ) -> Result<()> {
         let ended = parsed.and_then(|()| self.trailer());
-        ended.map_err(|error| failure(&mut self.inner).unwrap_or(error))
+        ended.map_err(|error| self.cause(error, failure))
+    }
+
+    /// Why reading failed: `error`, or what `failure` knows of the stream.
+    pub(crate) fn cause(&mut self, error: Error, failure: impl FnOnce(&mut R) -> Option<Error>) -> Error {
+        failure(&mut self.inner).unwrap_or(error)
     }
 
     /// Reads to the end of the stream, which must be zeros.

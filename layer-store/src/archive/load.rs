@@ -1,7 +1,7 @@
 //! Archives and layouts into the store.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use image_core::{
@@ -9,17 +9,21 @@ use image_core::{
     Reference, Timestamp,
 };
 
+use crate::budget::Budget;
+use crate::compress::Source;
 use crate::disk::Dir;
 use crate::encode::read_bounded;
 use crate::error::{Error, Result};
 use crate::image::ImageRecord;
 use crate::layer::Layer;
 use crate::store::Store;
+use crate::tar_reader::{TarReader, Type};
 use crate::transaction::Transaction;
 use crate::view::View;
 
 use super::{DockerEntry, Loaded, NAME, TAG, fail};
 
+const BUFFER: usize = 128 << 10;
 const JSON_LIMIT: u64 = 8 << 20;
 const MEMBERS_LIMIT: usize = 100_000;
 /// How deep an index may be in an index: docker's archives have one in `index.json`.
@@ -28,7 +32,8 @@ const DEPTH_LIMIT: usize = 3;
 /// Reads an archive into the store. Names that it carries are given to its images; `now` is when.
 ///
 /// # Errors
-/// [`Error::Stream`], [`Error::Layer`] and whatever unpacking can meet; nothing is kept then.
+/// [`Error::Stream`], [`Error::Layer`], [`Error::Budget`] (all of it may have as many bytes as one layer may) and
+/// whatever unpacking can meet; nothing is kept then.
 pub fn load(store: &Store, source: &mut (dyn Read + Send), now: Option<Timestamp>) -> Result<Vec<Loaded>> {
     load_allowing(store, source, now, &|_| true)
 }
@@ -45,26 +50,17 @@ pub fn load_allowing(
     allowed: &dyn Fn(&Reference) -> bool,
 ) -> Result<Vec<Loaded>> {
     let work = store.begin()?;
-    let mut members = Members { work: &work, files: BTreeMap::new(), links: BTreeMap::new() };
-    let plain = crate::compress::Source::sniffed(source).map_err(fail)?;
-    let mut archive = tar::Archive::new(plain);
-    for member in archive.entries().map_err(fail)? {
-        let mut member = member.map_err(fail)?;
-        let path = String::from_utf8_lossy(&member.path_bytes()).trim_start_matches("./").to_owned();
-        match member.header().entry_type() {
-            tar::EntryType::Regular => members.take(path, &mut member)?,
-            tar::EntryType::Symlink | tar::EntryType::Link => {
-                let target = member.link_name_bytes().map(|name| String::from_utf8_lossy(&name).into_owned());
-                members.links.insert(path, target.unwrap_or_default());
-                members.check()?;
-            }
-            _ => {}
-        }
-    }
+    let mut members = Members::of(&work);
+    let plain = Source::sniffed(source).map_err(fail)?;
+    let plain = Watched { plain, budget: store.budget, read: 0, failure: None };
+    let mut archive = TarReader::new(BufReader::with_capacity(BUFFER, plain), store.budget);
+    let failure = |plain: &mut BufReader<Watched<'_>>| plain.get_mut().failure.take();
+    members.read(&mut archive).map_err(|error| archive.cause(error, failure))?;
     members.keep(now, allowed)
 }
 
-/// As [`load_allowing`], from an OCI layout that is a directory. Links in it are not followed.
+/// As [`load_allowing`], from an OCI layout that is a directory. Links in it are not followed, and only regular files
+/// are read.
 ///
 /// # Errors
 /// As [`load`]; [`Error::NotFound`] when there is no layout.
@@ -75,19 +71,21 @@ pub fn load_layout(
     allowed: &dyn Fn(&Reference) -> bool,
 ) -> Result<Vec<Loaded>> {
     let work = store.begin()?;
-    let mut members = Members { work: &work, files: BTreeMap::new(), links: BTreeMap::new() };
+    let mut members = Members::of(&work);
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(Error::io("open", path))?;
     let root = Dir::held(fd, path);
     let missing = |name: &str| Error::NotFound { kind: "member of the layout", name: name.to_owned() };
-    let mut index = root.open("index.json")?.ok_or_else(|| missing("index.json"))?;
-    members.take("index.json".to_owned(), &mut index)?;
+    let mut take = |dir: &Dir, name: &str, path: String| {
+        let (mut file, size) = dir.open_regular(name)?.ok_or_else(|| missing(name))?;
+        members.take(path, size, &mut file)
+    };
+    take(&root, "index.json", "index.json".to_owned())?;
     let blobs = root.dir("blobs")?;
     for algorithm in blobs.names()? {
         let place = blobs.dir(&algorithm)?;
         for name in place.names()? {
-            let mut file = place.open(&name)?.ok_or_else(|| missing(&name))?;
-            members.take(format!("blobs/{algorithm}/{name}"), &mut file)?;
+            take(&place, &name, format!("blobs/{algorithm}/{name}"))?;
         }
     }
     members.keep(now, allowed)
@@ -106,9 +104,35 @@ struct Members<'a> {
     work: &'a Transaction,
     files: BTreeMap<String, Descriptor>,
     links: BTreeMap<String, String>,
+    /// Of all files.
+    bytes: u64,
 }
 
-impl Members<'_> {
+impl<'a> Members<'a> {
+    const fn of(work: &'a Transaction) -> Self {
+        Self { work, files: BTreeMap::new(), links: BTreeMap::new(), bytes: 0 }
+    }
+
+    fn read(&mut self, archive: &mut TarReader<impl BufRead>) -> Result<()> {
+        while let Some(member) = archive.next()? {
+            let path = String::from_utf8_lossy(&member.path).trim_start_matches("./").to_owned();
+            match member.kind {
+                Type::File if member.segments.is_some() => {
+                    return Err(Error::Unsupported {
+                        what: "a sparse file as a member of an archive".to_owned(),
+                    });
+                }
+                Type::File => self.take(path, member.size, &mut Content(archive))?,
+                Type::Symlink(target) | Type::Link(target) => {
+                    self.links.insert(path, String::from_utf8_lossy(&target).into_owned());
+                    self.check()?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         if self.files.len() + self.links.len() > MEMBERS_LIMIT {
             return Err(Error::Budget { limit: MEMBERS_LIMIT as u64, unit: "members of an archive" });
@@ -116,13 +140,15 @@ impl Members<'_> {
         Ok(())
     }
 
-    fn take(&mut self, path: String, content: &mut dyn Read) -> Result<()> {
+    fn take(&mut self, path: String, size: u64, content: &mut dyn Read) -> Result<()> {
         self.check()?;
+        self.bytes = self.bytes.saturating_add(size);
+        Budget::check(self.work.store().budget.bytes, self.bytes, "bytes of an archive")?;
         // A layout says by its paths how its blobs are named.
         let algorithm = if path.starts_with("blobs/sha512/") { Algorithm::Sha512 } else { Algorithm::Sha256 };
         let media_type = MediaType::Other("application/octet-stream".to_owned());
         let mut ingest = self.work.ingest_by(algorithm, media_type)?;
-        std::io::copy(content, &mut ingest).map_err(fail)?;
+        io::copy(&mut content.take(size), &mut ingest).map_err(fail)?;
         self.files.insert(path, ingest.finish()?);
         Ok(())
     }
@@ -243,6 +269,41 @@ impl Members<'_> {
             }
         }
         Ok(result)
+    }
+}
+
+/// The stream of an archive; one that grows out of all proportion fails.
+struct Watched<'a> {
+    plain: Source<'a>,
+    budget: Budget,
+    read: u64,
+    failure: Option<Error>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.plain.read(buffer)?;
+        self.read = self.read.saturating_add(count as u64);
+        let Some(compressed) = self.plain.consumed() else { return Ok(count) };
+        self.budget.check_ratio(compressed, self.read).map(|()| count).map_err(|error| {
+            self.failure = Some(error);
+            io::Error::other("the archive is a bomb")
+        })
+    }
+}
+
+/// The content of the member that was read last.
+struct Content<'a, R>(&'a mut TarReader<R>);
+
+impl<R: BufRead> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let found = self.0.content(buffer.len() as u64).map_err(io::Error::other)?;
+        let count = found.len();
+        for (out, byte) in buffer.iter_mut().zip(found) {
+            *out = *byte;
+        }
+        self.0.consume(count);
+        Ok(count)
     }
 }
 

@@ -541,6 +541,40 @@ fn a_bomb_is_refused_within_its_budget() {
     yard.check("bombs");
 }
 
+/// An archive of images is as foreign as a layer: its names are bounded before they are read, all of it while it is.
+#[test]
+fn an_archive_that_is_a_bomb_is_refused_within_its_budget() {
+    let yard = Yard::new();
+    let megabyte = vec![0; 1 << 20];
+    let bomb = |kind: u8, mebibytes: usize| {
+        let mut header = Member::new("manifest.json", kind).header();
+        header[124..136].copy_from_slice(format!("{:011o}\0", mebibytes << 20).as_bytes());
+        crate::tarball::seal(&mut header);
+        let mut gzip = GzipWriter::new(Vec::new()).unwrap();
+        gzip.write_all(&header).unwrap();
+        for _ in 0..mebibytes {
+            gzip.write_all(&megabyte).unwrap();
+        }
+        gzip.finish().unwrap()
+    };
+    let load = |store: &Store, bytes: &[u8]| layer_store::load(store, &mut &*bytes, None);
+    let limit = |result: Result<_, Error>| match result {
+        Err(Error::Budget { limit, .. }) => limit,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(limit(load(&yard.store, &bomb(b'0', 200))), 200, "times its compressed size");
+    assert_eq!(limit(load(&yard.store, &bomb(b'L', 16))), 1 << 20, "bytes of a name");
+    assert_eq!(limit(load(&yard.store, &bomb(b'x', 16))), 1 << 20, "bytes of a PAX header");
+    let mut options = StoreOptions::default();
+    options.budget.bytes = 10_000;
+    let tiny = Store::open_with(&yard.dir.path().join("store"), options).unwrap();
+    let some = [file("a", &"x".repeat(6_000)), file("b", &"x".repeat(6_000))];
+    assert_eq!(limit(load(&tiny, &archive(&some))), 10_000, "bytes of all members");
+    let left = std::fs::read_dir(yard.dir.path().join("store/ingest")).unwrap().count();
+    assert_eq!(left, 0, "nothing of a refused archive stays");
+    yard.check("bombs in archives");
+}
+
 #[test]
 fn a_damaged_stream_ends_in_an_error_never_in_waiting() {
     let yard = Yard::new();

@@ -107,8 +107,32 @@ fn what_is_not_what_its_name_says_is_refused() {
     assert!(matches!(load_layout(&store, place.path(), None, &|_| true), Err(Error::NotFound { .. })));
 }
 
+/// A layout may be unpacked from anywhere: what blocks whoever opens it, or never ends, is refused.
 #[test]
-fn layouts_of_skopeo_and_umoci_are_loaded() {
+fn what_is_no_file_is_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("layout");
+    let manifest = image(&root, Algorithm::Sha256, &Platform::host(), "one");
+    index(&root, vec![manifest]);
+    let store = Store::open(&place.path().join("store")).unwrap();
+    let fifo = |path: &Path| {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+    };
+    let blob = root.join("blobs/sha256/fifo");
+    fifo(&blob).unwrap();
+    let refused = |path: &Path| {
+        let error = load_layout(&store, &root, None, &|_| true).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: at, .. } if at == path), "{error}");
+    };
+    refused(&blob);
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::remove_file(root.join("index.json")).unwrap();
+    fifo(&root.join("index.json")).unwrap();
+    refused(&root.join("index.json"));
+}
+
+#[test]
+fn layouts_and_archives_of_skopeo_and_umoci_are_loaded() {
     let Some(()) = peers::need(&["skopeo", "umoci"]) else { return };
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
@@ -130,5 +154,12 @@ fn layouts_of_skopeo_and_umoci_are_loaded() {
     });
     images.sort();
     assert_eq!(images[0], images[1], "the same image by both");
+    for form in ["oci-archive", "docker-archive"] {
+        run("skopeo", &["copy", "-q", &format!("oci:{image}"), &format!("{form}:{}:x:v1", at(form))]);
+        let mut file = std::fs::File::open(at(form)).unwrap();
+        let loaded = layer_store::load(&store, &mut file, None).unwrap();
+        let loaded = store.image(&loaded[0].image).unwrap();
+        assert_eq!(loaded.layers, store.image(&images[0]).unwrap().layers, "{form}");
+    }
     assert!(store.check().unwrap().is_sound());
 }
