@@ -173,16 +173,22 @@ fn scenario(store: &Store, done: &mut Done) -> Result<(), Error> {
     Ok(())
 }
 
+/// What went wrong, with its causes.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Everything that is not as it must be after the power came back.
 fn violations(root: &Path, done: &Done) -> Vec<String> {
     let mut found = Vec::new();
     let store = match Store::open(root) {
         Ok(store) => store,
-        Err(error) => return vec![format!("the store does not open: {error}")],
+        Err(error) => return vec![format!("the store does not open: {}", told(&error))],
     };
     let sound = |when: &str, found: &mut Vec<String>| match store.check() {
         Ok(checked) => found.extend(checked.findings.iter().map(|finding| format!("{when}: {finding}"))),
-        Err(error) => found.push(format!("{when}: {error}")),
+        Err(error) => found.push(format!("{when}: {}", told(&error))),
     };
     sound("at once", &mut found);
     let tag = |text: &str| store.find_tag(&name(text)).ok().flatten();
@@ -214,12 +220,12 @@ fn violations(root: &Path, done: &Done) -> Vec<String> {
         found.push("a container that was made is gone".to_owned());
     }
     if let Err(error) = store.gc() {
-        found.push(format!("gc: {error}"));
+        found.push(format!("gc: {}", told(&error)));
     }
     sound("after gc", &mut found);
     let mut again = Done::default();
     if let Err(error) = put(&store, &self::next(), "again:v1", &mut again) {
-        found.push(format!("the same again: {error}"));
+        found.push(format!("the same again: {}", told(&error)));
     }
     sound("after the same again", &mut found);
     found
@@ -279,15 +285,33 @@ fn sweep(careless: bool, stride: u64) -> Option<(u64, u64, Vec<String>)> {
     }
 }
 
+/// Runs `work` where nobody else sees its mounts. A mount namespace that another test makes meanwhile would copy them,
+/// and a file system that is mounted somewhere does not come back anew when it is mounted again: it stays shut down.
+fn alone(work: impl FnOnce() + Send) {
+    let thread = || {
+        use nix::sched::{CloneFlags, unshare};
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        assert!(run("mount", &["--make-rprivate", "/"]));
+        work();
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(thread).join());
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn the_power_goes_at_every_step() {
     if !peers::is_root() {
         peers::skip("mounting a loop device needs root");
         return;
     }
-    if peers::need(&["mkfs.ext4", "mount", "umount"]).is_none() {
-        return;
+    if peers::need(&["mkfs.ext4", "mount", "umount"]).is_some() {
+        alone(every_step);
     }
+}
+
+fn every_step() {
     let stride = std::env::var("COOPERAGE_POWER_STRIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(9);
     let Some((cuts, steps, found)) = sweep(false, stride) else {
         peers::skip("this machine mounts no loop device");
