@@ -1,11 +1,16 @@
 //! Snapshot drivers: the suite, for each of them, as root and in a user namespace; and how one is chosen.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::Arc;
 
+use layer_store::authority::{Direct, FileAuthority};
 use layer_store::conformance::{self, Factory};
-use layer_store::{CopyDriver, Cost, Mount, OverlayDriver, Snapshotter, Store, StoreOptions, Verdict};
+use layer_store::{
+    CopyDriver, Cost, Damage, Entry, Kind, Mount, OverlayDriver, Snapshotter, Store, StoreOptions, Verdict,
+    View,
+};
 
 use crate::peers;
 
@@ -17,11 +22,18 @@ fn passes(name: &str, factory: Factory<'_>) {
     eprintln!("snapshots by {name}: {} cases", outcomes.len());
 }
 
-/// This process may mount.
-fn mounts() -> bool {
+/// `None`, said aloud, when this process may not mount.
+fn mounts() -> Option<()> {
     let place = tempfile::tempdir().unwrap();
     let store = Store::open(&place.path().join("store")).unwrap();
-    store.probe().unwrap().candidates[0].verdict == Verdict::Works
+    let works = store.probe().unwrap().candidates[0].verdict == Verdict::Works;
+    works.then_some(()).or_else(|| peers::skip("this process may not mount an overlay"))
+}
+
+fn over(driver: Arc<dyn Snapshotter>, place: &tempfile::TempDir) -> Store {
+    let mut options = StoreOptions::default();
+    options.snapshotter = Some(driver);
+    Store::open_with(&place.path().join("store"), options).unwrap()
 }
 
 #[test]
@@ -31,35 +43,65 @@ fn the_copy_driver_conforms() {
 
 #[test]
 fn the_overlay_driver_conforms() {
-    if !mounts() {
-        peers::skip("this process may not mount an overlay");
-        return;
-    }
+    let Some(()) = mounts() else { return };
     passes("overlay", &|| Arc::new(OverlayDriver));
+}
+
+#[test]
+fn what_overlayfs_notes_for_itself_is_sound_and_what_steers_it_is_not() {
+    let Some(()) = mounts() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let store = over(Arc::new(OverlayDriver), &place);
+    let work = store.begin().unwrap();
+    let mut base = work.compose(View::default()).unwrap();
+    base.file(b"d/one", &mut "one".as_bytes(), Entry::new(Kind::Fifo, 0o644, 0, 0, (1, 0))).unwrap();
+    let base = base.finish(None).unwrap();
+    let snapshot = work.snapshot(std::slice::from_ref(&base)).unwrap();
+    let mounted = snapshot.upper().unwrap().mount().unwrap().detached().unwrap();
+    let root = std::path::PathBuf::from(format!("/proc/self/fd/{}", mounted.as_raw_fd()));
+    std::fs::write(root.join("d/one"), "other").unwrap();
+    std::fs::write(root.join("d/new"), "new").unwrap();
+    drop(mounted);
+    let layer = snapshot.commit(None).unwrap();
+    work.commit().unwrap();
+    let found = Direct::detect().walk(layer.tree()).unwrap();
+    let mut noted: Vec<_> = found.iter().flat_map(|found| &found.xattrs).map(|(name, _)| name).collect();
+    noted.sort();
+    noted.dedup();
+    let noted: Vec<_> = noted.into_iter().map(|name| String::from_utf8_lossy(name)).collect();
+    assert!(noted.iter().any(|name| name.starts_with("user.overlay.")), "nothing is noted here: {noted:?}");
+    eprintln!("an upper directory keeps {noted:?}");
+    assert_eq!(store.check().unwrap().findings, []);
+    let directory = store.path().join("layers").join(layer.key().to_string()).join("diff/d");
+    for name in ["user.overlay.redirect", "user.overlay.metacopy", "user.overlay.opaque"] {
+        rustix::fs::setxattr(&directory, name, b"y", rustix::fs::XattrFlags::empty()).unwrap();
+        let findings = store.check().unwrap().findings;
+        let [finding] = findings.as_slice() else { panic!("{name}: {findings:?}") };
+        assert!(directory.ends_with(&finding.path), "{finding}");
+        assert_eq!(finding.damage, Damage::Attribute(name.to_owned()));
+        rustix::fs::removexattr(&directory, name).unwrap();
+    }
+    assert_eq!(store.check().unwrap().findings, []);
 }
 
 /// The same program again, as root of a user namespace with a single id.
 #[test]
-fn both_conform_in_a_user_namespace() {
-    if !mounts() {
-        peers::skip("this process may not mount an overlay");
-        return;
-    }
-    if peers::need(&["unshare"]).is_none() {
-        return;
-    }
+fn all_of_it_holds_in_a_user_namespace() {
+    let Some(()) = mounts() else { return };
+    let Some(()) = peers::need(&["unshare"]) else { return };
     let program = std::env::current_exe().unwrap();
     let out = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount"])
         .arg(program)
         .args(["--exact", "snapshots::the_copy_driver_conforms", "snapshots::the_overlay_driver_conforms"])
+        .arg("snapshots::what_overlayfs_notes_for_itself_is_sound_and_what_steers_it_is_not")
         .arg("--nocapture")
         .output()
         .unwrap();
     let told = [out.stdout, out.stderr].concat();
     let told = String::from_utf8_lossy(&told);
-    assert!(out.status.success() && told.contains("2 passed") && !told.contains("skipped"), "{told}");
-    for line in told.lines().filter(|line| line.contains("cases")) {
+    assert!(out.status.success() && told.contains("3 passed") && !told.contains("skipped"), "{told}");
+    for line in told.lines().filter(|line| line.contains("cases") || line.contains("keeps")) {
         eprintln!("in a user namespace, {line}");
     }
 }
@@ -95,10 +137,7 @@ fn what_the_probe_says_of_tmpfs_is_what_the_kernel_does() {
         peers::skip("no tmpfs at /dev/shm");
         return;
     };
-    if !mounts() {
-        peers::skip("this process may not mount an overlay");
-        return;
-    }
+    let Some(()) = mounts() else { return };
     let store = Store::open(&place.path().join("store")).unwrap();
     let probe = store.probe().unwrap();
     let driver = store.snapshotter().unwrap();
@@ -165,9 +204,7 @@ impl Snapshotter for Counting {
 fn the_store_does_all_of_it_through_the_driver() {
     let place = tempfile::tempdir().unwrap();
     let driver = Arc::new(Counting(std::sync::Mutex::default()));
-    let mut options = StoreOptions::default();
-    options.snapshotter = Some(driver.clone());
-    let store = Store::open_with(&place.path().join("store"), options).unwrap();
+    let store = over(driver.clone(), &place);
     let work = store.begin().unwrap();
     let snapshot = work.snapshot(&[]).unwrap();
     snapshot.upper().unwrap().mount().unwrap();
