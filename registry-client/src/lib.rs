@@ -61,6 +61,7 @@ mod origin;
 mod pace;
 mod referrers;
 mod retry;
+mod settings;
 mod source;
 mod tag;
 mod task;

@@ -8,26 +8,20 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
 use super::CredentialError;
-
-/// Longest credentials file that is read, in bytes.
-const MAX_FILE: u64 = 4 << 20;
+use crate::settings;
 
 /// The members of the file; `None` when it does not exist, empty when it is empty.
 pub(super) fn read(path: &Path) -> Result<Option<Map<String, Value>>, CredentialError> {
     let failed = |source| CredentialError::Read { path: path.to_owned(), source };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE + 1), &mut text).map_err(failed)?;
     let malformed = |what: String| CredentialError::Malformed { path: path.to_owned(), what };
-    if text.len() as u64 > MAX_FILE {
-        return Err(malformed(format!("longer than {MAX_FILE} bytes")));
-    }
+    let text = match settings::read(path) {
+        Ok(text) => text,
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Ok(None),
+            io::ErrorKind::FileTooLarge => return Err(malformed(error.to_string())),
+            _ => return Err(failed(error)),
+        },
+    };
     if text.iter().all(u8::is_ascii_whitespace) {
         return Ok(Some(Map::new()));
     }

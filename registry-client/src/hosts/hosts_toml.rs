@@ -10,6 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use super::registries_conf::{read, told};
 use super::{HostRule, HostRules, HostsError, Mirror, MirrorUse};
 use crate::credential::Secret;
+use crate::settings;
 use crate::transport::{ClientIdentity, TlsSettings};
 
 /// The file in each directory.
@@ -107,27 +108,17 @@ impl HostsToml {
     /// are read now, relative ones from beside the file.
     ///
     /// # Errors
-    /// [`HostsError`]: a file cannot be read, is not TOML, or says something that cannot be meant.
+    /// [`HostsError`]: a file cannot be read, is longer than 4 MiB, is not TOML, or says something that cannot be meant.
     pub fn read(directory: impl AsRef<Path>) -> Result<HostRules, HostsError> {
         let directory = directory.as_ref();
-        let failed = |source| HostsError::Read { path: directory.to_owned(), source };
-        let entries = match std::fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HostRules::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort();
+        let entries = settings::list(directory)
+            .map_err(|source| HostsError::Read { path: directory.to_owned(), source })?;
         let mut rules = HostRules::new();
-        for name in names {
-            let path = directory.join(&name).join(FILE);
+        for entry in entries {
+            let Some(name) = entry.file_name().and_then(|name| name.to_str()) else { continue };
+            let path = entry.join(FILE);
             if let Some(text) = read(&path)? {
-                rules = rules.with(Self::parse(&registry_of(&name), &path, &text)?);
+                rules = rules.with(Self::parse(&registry_of(name), &path, &text)?);
             }
         }
         Ok(rules)
@@ -278,7 +269,7 @@ fn server_of(registry: &str) -> &str {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, HostsError> {
-    std::fs::read(path).map_err(|source| HostsError::Read { path: path.to_owned(), source })
+    settings::read(path).map_err(|source| HostsError::Read { path: path.to_owned(), source })
 }
 
 fn entry(path: &Path, entry: &str, what: &'static str) -> HostsError {

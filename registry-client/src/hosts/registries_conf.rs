@@ -10,9 +10,7 @@ use serde::Deserialize;
 
 use super::short_name::{has_registry, split};
 use super::{HostRule, HostRules, HostsError, Mirror, MirrorUse, ShortName};
-
-/// Longest file that is read, in bytes.
-pub(super) const MAX_FILE: u64 = 4 << 20;
+use crate::settings;
 
 /// One or more `registries.conf` files: which registries have mirrors, which are blocked, what short names mean.
 ///
@@ -103,20 +101,9 @@ impl RegistriesConf {
     /// As [`RegistriesConf::read`].
     pub fn drop_ins(self, directory: impl AsRef<Path>) -> Result<Self, HostsError> {
         let directory = directory.as_ref();
-        let failed = |source| HostsError::Read { path: directory.to_owned(), source };
-        let entries = match std::fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "conf") && !path.is_dir() {
-                paths.push(path);
-            }
-        }
-        paths.sort();
+        let mut paths = settings::list(directory)
+            .map_err(|source| HostsError::Read { path: directory.to_owned(), source })?;
+        paths.retain(|path| path.extension().is_some_and(|name| name == "conf") && !path.is_dir());
         paths.into_iter().try_fold(self, Self::with_file)
     }
 
@@ -279,16 +266,11 @@ pub(super) fn told(error: &toml::de::Error) -> String {
 /// The text of a file; `None` when it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>, HostsError> {
     let failed = |source| HostsError::Read { path: path.to_owned(), source };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_FILE + 1), &mut text).map_err(failed)?;
-    if text.len() as u64 > MAX_FILE {
-        let what = format!("longer than {MAX_FILE} bytes");
-        return Err(HostsError::Malformed { path: path.to_owned(), what });
+    match settings::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|error| {
+            failed(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
     }
-    Ok(Some(text))
 }

@@ -1,7 +1,7 @@
 //! TLS: authorities, client certificates, and the switch that turns checking off.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,6 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::credential::Secret;
 use crate::error::{Error, Result};
+use crate::settings;
 
 /// Where Linux distributions and macOS keep the authorities, as one PEM file.
 const SYSTEM_BUNDLES: [&str; 5] = [
@@ -109,21 +110,11 @@ impl TlsSettings {
             what,
             source: Some(Box::new(source)),
         };
-        let entries = match std::fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
-            Err(error) => return Err(failed(format!("cannot list {}", directory.display()), error)),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let entry =
-                entry.map_err(|error| failed(format!("cannot list {}", directory.display()), error))?;
-            paths.push(entry.path());
-        }
-        // The order of a directory is nobody's; ours decides which of several client certificates is used.
-        paths.sort();
+        // The order of the names decides which of several client certificates is used.
+        let paths = settings::list(directory)
+            .map_err(|error| failed(format!("cannot list {}", directory.display()), error))?;
         let read = |path: &Path| {
-            std::fs::read(path).map_err(|error| failed(format!("cannot read {}", path.display()), error))
+            settings::read(path).map_err(|error| failed(format!("cannot read {}", path.display()), error))
         };
         for path in &paths {
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -197,27 +188,13 @@ impl TlsSettings {
 }
 
 /// The directories of a `certs.d`, by host.
-pub(crate) fn cert_dirs(root: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let failed = |error: std::io::Error| Error::Configuration {
+pub(crate) fn cert_dirs(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = settings::list(root).map_err(|error| Error::Configuration {
         what: format!("cannot list {}", root.display()),
         source: Some(Box::new(error)),
-    };
-    let entries = match std::fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if let Ok(host) = entry.file_name().into_string()
-            && entry.path().is_dir()
-        {
-            found.push((host, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
+    })?;
+    let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
+    Ok(entries.into_iter().filter(|path| path.is_dir()).filter_map(named).collect())
 }
 
 /// For plain http: the HTTP client wants a configuration, no connection will use it.

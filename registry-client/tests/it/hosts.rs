@@ -335,6 +335,18 @@ fn hosts_toml_that_cannot_be_meant() {
     assert!(HostsToml::read("/nonexistent").unwrap().is_empty());
 }
 
+/// Neither a certificate nor a file of rules is read without an end.
+#[test]
+fn files_without_an_end_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    hosts_toml(root.path(), "r.example", "[host.'https://a']\nca = '/dev/zero'");
+    assert!(matches!(HostsToml::read(root.path()), Err(HostsError::Read { .. })));
+    assert!(matches!(RegistriesConf::read("/dev/zero"), Err(HostsError::Read { .. })));
+    let certs = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/zero", certs.path().join("ca.crt")).unwrap();
+    assert!(TlsSettings::default().certs_dir(certs.path()).is_err());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_by_host() {
     let authority = Authority::new();
