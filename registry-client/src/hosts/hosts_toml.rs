@@ -59,14 +59,14 @@ struct Table {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a file, a list of files, or a list of pairs of files")]
 enum Client {
     /// Certificate and key in one file.
     One(String),
@@ -130,7 +130,7 @@ impl HostsToml {
     /// As [`HostsToml::read`].
     pub fn parse(registry: &str, path: &Path, text: &str) -> Result<HostRule, HostsError> {
         let file: File = toml::from_str(text)
-            .map_err(|error| HostsError::Malformed { path: path.to_owned(), what: told(&error) })?;
+            .map_err(|error| HostsError::Malformed { path: path.to_owned(), what: told(&error, text) })?;
         let default = registry == "*";
         let mut rule = HostRule::new(registry);
         for (address, table) in file.host.0 {

@@ -116,7 +116,7 @@ impl RegistriesConf {
 
     fn with_text(mut self, path: PathBuf, text: &str) -> Result<Self, HostsError> {
         let file: File = toml::from_str(text)
-            .map_err(|error| HostsError::Malformed { path: path.clone(), what: told(&error) })?;
+            .map_err(|error| HostsError::Malformed { path: path.clone(), what: told(&error, text) })?;
         if file.registries.is_some() {
             let what = "the tables [registries.…] are of version 1, which is not read".to_owned();
             return Err(HostsError::Malformed { path, what });
@@ -258,9 +258,22 @@ fn entry(path: &Path, entry: &str, what: &'static str) -> HostsError {
     HostsError::Entry { path: path.to_owned(), entry: entry.to_owned(), what }
 }
 
-/// The first line of the parser's account, with the place.
-pub(super) fn told(error: &toml::de::Error) -> String {
-    error.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join(" ").chars().take(300).collect()
+/// What is wrong with a file, and where. Neither the line itself, which the parser would quote, nor a value that is of
+/// another type than it should be: headers in the file may be secret.
+pub(super) fn told(error: &toml::de::Error, text: &str) -> String {
+    let what = match error.message().rsplit_once(", expected ") {
+        Some((what, expected))
+            if ["invalid type:", "invalid value:"].iter().any(|start| what.starts_with(start)) =>
+        {
+            format!("expected {expected}")
+        }
+        _ => error.message().to_owned(),
+    };
+    let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {what}", before.matches('\n').count() + 1),
+        None => what,
+    }
 }
 
 /// The text of a file; `None` when it does not exist.

@@ -11,7 +11,7 @@ use registry_client::{Client, ClientBuilder, TlsRoots, TlsSettings};
 use crate::debian::peer;
 use crate::mirror::{manifests, memory};
 use crate::tls::Authority;
-use crate::{Image, anonymous, quick, reference};
+use crate::{CANARY, Image, anonymous, quick, reference};
 
 fn builder() -> ClientBuilder {
     Client::builder().tls(TlsSettings::default().roots(TlsRoots::None)).retry(quick())
@@ -333,6 +333,27 @@ fn hosts_toml_that_cannot_be_meant() {
         assert!(HostsToml::read(root.path()).is_err(), "{text}");
     }
     assert!(HostsToml::read("/nonexistent").unwrap().is_empty());
+}
+
+/// Headers may be secret: what is wrong with a line is said without the line.
+#[test]
+fn files_are_not_quoted() {
+    for text in [
+        format!("[host.'https://a'.header]\nX-Key = '{CANARY}"),
+        format!("[host.'https://a'.header]\nX-Key = {{ key = '{CANARY}' }}"),
+        format!("[header]\nX-Key = '{CANARY}' = 1"),
+        format!("[host.'https://a']\nheader = 'X-Key: {CANARY}'"),
+        format!("header = 'X-Key: {CANARY}'"),
+        format!("skip_verify = '{CANARY}, expected {CANARY}'"),
+        format!("host = '{CANARY}'"),
+    ] {
+        let error = HostsToml::parse("r.example", Path::new("hosts.toml"), &text).unwrap_err();
+        let told = crate::net::told(&error);
+        assert!(!crate::net::has_secret(&told) && told.contains("hosts.toml: "), "{told}");
+    }
+    let error =
+        HostsToml::parse("r.example", Path::new("hosts.toml"), "[header]\nX-Key = 'a' = 1").unwrap_err();
+    assert!(error.to_string().starts_with("hosts.toml: line 2: "), "{error}");
 }
 
 /// Neither a certificate nor a file of rules is read without an end.
