@@ -296,7 +296,7 @@ impl ClientBuilder {
                 if server.tls.is_some() || insecure {
                     let settings = server.tls.clone().unwrap_or_else(of_host);
                     let settings = if insecure { settings.skip_verify(true) } else { settings };
-                    all.insert(rule.tls_key(&server.authority), settings);
+                    all.insert(rule.tls_key(server), settings);
                 }
             }
             if rule.is_insecure() {

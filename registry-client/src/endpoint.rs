@@ -198,7 +198,7 @@ impl Hosts {
         }
         let origin = Origin::of(&endpoint.base).unwrap_or_else(|| endpoint.home.origin.clone());
         let own_tls = server.tls.is_some() || server.scheme == Scheme::Insecure;
-        let tls = own_tls.then(|| rule.tls_key(&server.authority));
+        let tls = own_tls.then(|| rule.tls_key(server));
         endpoint.home = Arc::new(Home { origin, headers: server.headers.clone(), tls });
         endpoint.namespace = server.namespace.then(|| registry.to_owned());
         Ok(endpoint)

@@ -148,9 +148,10 @@ impl HostRules {
 }
 
 impl HostRule {
-    /// The name under which the TLS settings of one of its servers are kept.
-    pub(crate) fn tls_key(&self, authority: &str) -> String {
-        format!("{} {authority}", self.prefix)
+    /// The name under which the TLS settings of one of its servers are kept. One host may be several of them.
+    pub(crate) fn tls_key(&self, server: &Mirror) -> String {
+        let Mirror { scheme, authority, repository, path, .. } = server;
+        format!("{} {scheme:?} {authority} {repository:?} {path:?}", self.prefix)
     }
 
     /// The name under which the TLS settings of the registry itself are kept, if it is insecure.

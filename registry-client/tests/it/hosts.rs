@@ -316,6 +316,25 @@ async fn hosts_toml_with_tls() {
     assert_eq!(told, 6);
 }
 
+/// Two servers of a rule may be at one host, with settings of their own each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn skip_verify_is_for_one_server() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let registry =
+        Registry::in_memory().tls(authority.server("127.0.0.1")).listen("127.0.0.1:0").await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let text = "server = 'https://AT/two'\nskip_verify = true\n[host.'https://AT/one']\nca = 'other.pem'\n";
+    hosts_toml(root.path(), "r.example", &text.replace("AT", &registry.addr().to_string()));
+    std::fs::write(root.path().join("r.example/other.pem"), &other.pem).unwrap();
+    let client = builder().hosts(HostsToml::read(root.path()).unwrap()).build().unwrap();
+    assert!(client.manifest(&Reference::parse("r.example/x:1").unwrap()).await.unwrap_err().is_not_found());
+    let entries = registry.journal().entries();
+    assert!(
+        !entries.is_empty() && entries.iter().all(|entry| entry.path.starts_with("/two/")),
+        "{entries:?}"
+    );
+}
+
 #[test]
 fn hosts_toml_that_cannot_be_meant() {
     for text in [
