@@ -1,10 +1,10 @@
 //! Sources: which servers a request of this client goes to, and which of them are well.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{HeaderMap, Method};
 use image_core::Reference;
 
 use crate::client::Client;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result, TransportFailure};
 use crate::event::Event;
 use crate::hosts::Asked;
 use crate::origin::Origin;
-use crate::transport::Request;
+use crate::transport::{Home, Request};
 
 /// How long a mirror that could not be reached is not asked.
 const SICK: Duration = Duration::from_secs(60);
@@ -84,21 +84,22 @@ impl Client {
             plain.get(&origin).copied()
         };
         let plain = match known {
-            Some(plain) => plain,
-            None => {
-                let plain =
-                    !self.answers(&endpoint).await && self.answers(&endpoint.clone().over_http()).await;
-                self.health().plain.lock().unwrap_or_else(PoisonError::into_inner).insert(origin, plain);
-                plain
-            }
+            Some(plain) => Some(plain),
+            None if self.answers(&endpoint).await => Some(false),
+            None if self.answers(&endpoint.clone().over_http()).await => Some(true),
+            // Nobody is there: whoever comes later may speak either.
+            None => None,
         };
-        Ok(if plain { endpoint.over_http() } else { endpoint })
+        if let Some(plain) = plain {
+            self.health().plain.lock().unwrap_or_else(PoisonError::into_inner).insert(origin, plain);
+        }
+        Ok(if plain == Some(true) { endpoint.over_http() } else { endpoint })
     }
 
-    /// Whether anything speaks HTTP there. No credentials are sent.
+    /// Whether anything speaks HTTP there. Neither credentials nor the headers that settings give are sent.
     async fn answers(&self, endpoint: &Endpoint) -> bool {
         let mut request = Request::new(Method::GET, endpoint.root_url());
-        request.home = Some(std::sync::Arc::clone(endpoint.home()));
+        request.home = Some(Arc::new(Home { headers: HeaderMap::new(), ..Home::clone(endpoint.home()) }));
         request.follow = false;
         self.engine().transport.send(request).await.is_ok()
     }

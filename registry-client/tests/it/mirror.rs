@@ -270,3 +270,34 @@ async fn insecure_finds_out_that_it_is_plain() {
     let client = Client::builder().retry(quick()).hosts(HostRules::new().with(named)).build().unwrap();
     image.check(&client, &Reference::parse("r.example/x:1").unwrap()).await;
 }
+
+#[tokio::test]
+async fn an_insecure_server_that_comes_later_is_found() {
+    let address = nobody().await;
+    let rules = HostRules::new().with(HostRule::new(&address).insecure(true));
+    let client = Client::builder().retry(quick()).hosts(rules).build().unwrap();
+    let name = Reference::parse(&format!("{address}/x:1")).unwrap();
+    assert!(client.manifest(&name).await.is_err());
+    let registry = Registry::in_memory().listen(&address).await.unwrap();
+    let image = Image::new(1, 10);
+    image.push(&client, &name).await;
+    image.check(&client, &name).await;
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_is_asked_for_https_first_gets_no_headers_for_that() {
+    let (origin, mirror, image) = (memory().await, memory().await, Image::new(1, 10));
+    image.push(&anonymous(), &reference(&mirror, "x:1")).await;
+    mirror.journal().clear();
+    let secret = at(&mirror, "").insecure(true).header("X-Key", CANARY).unwrap();
+    image
+        .check(&ruled(HostRule::new(origin.addr().to_string()).mirror(secret)), &reference(&origin, "x:1"))
+        .await;
+    let entries = mirror.journal().entries();
+    assert_eq!((entries[0].path.as_str(), entries[0].headers.get("x-key")), ("/v2/", None));
+    assert!(
+        entries.len() == 4 && entries[1..].iter().all(|entry| entry.headers["x-key"] == CANARY),
+        "{entries:?}"
+    );
+}
