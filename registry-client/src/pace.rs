@@ -72,7 +72,8 @@ impl Pace {
     pub(crate) async fn turn(self: &Arc<Self>) -> Turn {
         loop {
             // Registered before the look, so that what is freed in between is not missed.
-            let freed = self.freed.notified();
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
             if let Some(turn) = self.try_turn() {
                 return turn;
             }
