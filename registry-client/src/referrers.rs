@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::engine::{Call, unexpected};
 use crate::error::{Error, RequestLine, Result};
 use crate::manifest::Condition;
-use crate::tag::{MAX_PAGE, next_page};
+use crate::tag::{MAX_LIST, MAX_PAGE, next_page};
 use crate::transport::Response;
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -51,6 +51,7 @@ impl Client {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
         let mut filtered = true;
+        let mut size = 0;
         let mut next = Some(url);
         while let Some(url) = next {
             let scopes = ScopeSet::repository(repository.path(), &[Action::Pull]);
@@ -81,6 +82,7 @@ impl Client {
                 return Err(protocol("the list of referrers has no end"));
             }
             let body = response.bytes(MAX_PAGE).await?;
+            size += body.len() as u64;
             let parsed = AnyManifest::parse(body.to_vec(), Some(&MediaType::OciIndex));
             match parsed
                 .map_err(|source| Error::Manifest { request: line.clone(), source: Box::new(source) })?
@@ -88,7 +90,7 @@ impl Client {
                 AnyManifest::Index(index) => found.extend(index.into_parts().0.manifests),
                 _ => return Err(protocol("the referrers are not an index")),
             }
-            if found.len() > MAX_REFERRERS {
+            if found.len() > MAX_REFERRERS || size > MAX_LIST {
                 return Err(protocol("the list of referrers has no end"));
             }
         }

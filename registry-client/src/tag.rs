@@ -18,6 +18,8 @@ use crate::transport::Response;
 
 /// Longest page, in bytes.
 pub(crate) const MAX_PAGE: u64 = 4 << 20;
+/// All pages of one list together, in bytes: entries can be as long as a page.
+pub(crate) const MAX_LIST: u64 = 128 << 20;
 /// Pages of one list.
 const MAX_PAGES: usize = 10_000;
 /// Entries of one list.
@@ -79,6 +81,7 @@ impl Client {
     ) -> Result<Vec<String>> {
         let mut entries = Vec::new();
         let mut seen = BTreeSet::new();
+        let mut size = 0;
         let mut next = Some(first);
         while let Some(url) = next {
             let mut call = Call::new(Method::GET, url.clone(), endpoint);
@@ -96,9 +99,10 @@ impl Client {
                 return Err(protocol("the next page is one that was there before"));
             }
             let body = response.bytes(MAX_PAGE).await?;
+            size += body.len() as u64;
             let page = parse(&body).map_err(|_| protocol("the page is not the JSON of the spec"))?;
             entries.extend(page);
-            if seen.len() > MAX_PAGES || entries.len() > MAX_ENTRIES {
+            if seen.len() > MAX_PAGES || entries.len() > MAX_ENTRIES || size > MAX_LIST {
                 return Err(protocol("the list has no end"));
             }
         }

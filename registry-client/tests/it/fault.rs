@@ -80,6 +80,41 @@ async fn another_length_than_the_descriptor_says() {
     }
 }
 
+/// A server whose list goes on and on: pages with one long entry each. How many it has given is counted.
+async fn long_list() -> (String, Arc<Mutex<u32>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let given = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&given);
+    tokio::spawn(async move {
+        let body = format!(r#"{{"tags":["{}"]}}"#, "x".repeat(4_000_000));
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            while stream.read(&mut buffer).await.is_ok_and(|len| len > 0) {
+                *count.lock().unwrap() += 1;
+                let (page, length) = (*count.lock().unwrap(), body.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nlink: </v2/x/tags/list?last={page}>; rel=\"next\"\r\ncontent-length: {length}\r\n\r\n"
+                );
+                if stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (address, given)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_long_entries_ends_at_a_bound() {
+    let (address, given) = long_list().await;
+    let name = image_core::Reference::parse(&format!("{address}/x:1")).unwrap();
+    let outcome = anonymous().tags(&name).await;
+    assert!(matches!(outcome, Err(Error::Protocol { .. })), "{outcome:?}");
+    assert_eq!(*given.lock().unwrap(), (128 << 20) / 4_000_000 + 1);
+}
+
 /// A server that answers everything with this head, and then with bytes for as long as somebody reads them.
 async fn endless(head: &'static str) -> (String, Arc<Mutex<u64>>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
