@@ -18,11 +18,16 @@ use crate::{CANARY, Image, USER, anonymous, quick};
 pub(crate) fn peer(name: &str) -> bool {
     let found = ["/usr/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(name).exists());
     if !found {
-        let required = std::env::vars().any(|(key, value)| key == "COOPERAGE_REQUIRE_PEERS" && value == "1");
-        assert!(!required, "{name} is not installed");
-        println!("skipped: {name} is not installed");
+        skipped(&format!("{name} is not installed"));
     }
     found
+}
+
+/// Says why a test does not run; where everything is required, that is a failure.
+pub(crate) fn skipped(fact: &str) {
+    let required = std::env::vars().any(|(key, value)| key == "COOPERAGE_REQUIRE_PEERS" && value == "1");
+    assert!(!required, "{fact}");
+    println!("skipped: {fact}");
 }
 
 pub(crate) struct Served(Child);

@@ -12,14 +12,14 @@ use registry_client::{Client, CopyOptions, Event, TlsRoots, TlsSettings};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::debian::skipped;
 use crate::tls::Authority;
 use crate::{CANARY, Image, anonymous, quick, reference};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_at_an_ipv6_address() {
     let Ok(registry) = Registry::in_memory().listen("[::1]:0").await else {
-        println!("skipped: this machine has no IPv6 loopback");
-        return;
+        return skipped("this machine has no IPv6 loopback");
     };
     let image = Image::new(2, 10_000);
     let name = reference(&registry, "x:1");
