@@ -54,7 +54,46 @@ async fn skopeo_copies_through_our_registry() {
     }
 }
 
-/// A registry with TLS and a password, a client of ours for it, and a directory with its authority.
+/// A program with a storage of its own, a registry with TLS and a password, and a client of ours for that.
+struct Setting {
+    directory: tempfile::TempDir,
+    registry: RunningRegistry,
+    client: Client,
+    program: &'static str,
+    storage: Vec<String>,
+    /// What lets the program into the registry.
+    access: Vec<String>,
+}
+
+impl Setting {
+    async fn of(program: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, client) = secured(directory.path()).await;
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let storage = ["--root", &path("storage"), "--runroot", &path("run"), "--storage-driver", "vfs"];
+        let storage = storage.map(str::to_owned).to_vec();
+        let access = ["--creds", &format!("{USER}:{CANARY}"), "--cert-dir", &path("certs")];
+        let access = access.map(str::to_owned).to_vec();
+        Self { directory, registry, client, program, storage, access }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    async fn run(&self, arguments: &[&str]) -> String {
+        let storage: Vec<&str> = self.storage.iter().map(String::as_str).collect();
+        run(self.program, &[&storage, arguments].concat()).await
+    }
+
+    /// `push` or `pull`, with what it takes to be let in.
+    async fn transfer(&self, verb: &str, names: &[&str]) -> String {
+        let access: Vec<&str> = self.access.iter().map(String::as_str).collect();
+        self.run(&[&[verb, "-q"], &access[..], names].concat()).await
+    }
+}
+
+/// A registry with TLS and a password, a client of ours for it, and beside it its authority and files for an image.
 async fn secured(directory: &Path) -> (RunningRegistry, Client) {
     let authority = Authority::new();
     let registry = Registry::directory(directory.join("data"))
@@ -89,30 +128,19 @@ async fn podman_pushes_and_pulls() {
     if !peer("podman") {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let (registry, client) = secured(directory.path()).await;
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    let (root, runroot, certs) = (path("storage"), path("run"), path("certs"));
-    let storage = ["--root", &root, "--runroot", &runroot, "--storage-driver", "vfs"];
-    let podman = async |arguments: &[&str]| run("podman", &[&storage, arguments].concat()).await;
-    let (tar, creds) = (path("root.tar"), format!("{USER}:{CANARY}"));
-    run("tar", &["-C", &path("root"), "-cf", &tar, "."]).await;
-    let id = podman(&["import", "-q", &tar, "localhost/made:1"]).await;
-    let (pushed, relayed) = (reference(&registry, "podman/a:1"), reference(&registry, "podman/b:2"));
-    let access = ["--creds", creds.as_str(), "--cert-dir", &certs];
-    podman(&[&["push", "-q"], &access[..], &["localhost/made:1", &pushed.to_string()]].concat()).await;
-    let config = relay(&client, &pushed, &relayed).await;
+    let podman = Setting::of("podman").await;
+    let tar = podman.path("root.tar");
+    run("tar", &["-C", &podman.path("root"), "-cf", &tar, "."]).await;
+    let id = podman.run(&["import", "-q", &tar, "localhost/made:1"]).await;
+    let (pushed, relayed) =
+        (reference(&podman.registry, "podman/a:1"), reference(&podman.registry, "podman/b:2"));
+    podman.transfer("push", &["localhost/made:1", &pushed.to_string()]).await;
+    let config = relay(&podman.client, &pushed, &relayed).await;
     assert!(id.ends_with(&config), "{id} {config}");
-    podman(&["rmi", "-f", &id]).await;
-    let pulled = podman(&[&["pull", "-q"], &access[..], &[&relayed.to_string()]].concat()).await;
-    assert_eq!(pulled, config);
-    assert!(
-        registry
-            .journal()
-            .entries()
-            .iter()
-            .all(|entry| entry.status < 400 || entry.status == 401 || entry.status == 404)
-    );
+    podman.run(&["rmi", "-f", &id]).await;
+    assert_eq!(podman.transfer("pull", &[&relayed.to_string()]).await, config);
+    let entries = podman.registry.journal().entries();
+    assert!(entries.iter().all(|entry| entry.status < 400 || matches!(entry.status, 401 | 404)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,26 +148,17 @@ async fn buildah_pushes_and_pulls() {
     if !peer("buildah") {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let (registry, client) = secured(directory.path()).await;
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    let (root, runroot, certs) = (path("storage"), path("run"), path("certs"));
-    let storage = ["--root", &root, "--runroot", &runroot, "--storage-driver", "vfs"];
-    let buildah = async |arguments: &[&str]| run("buildah", &[&storage, arguments].concat()).await;
-    let creds = format!("{USER}:{CANARY}");
-    let access = ["--creds", creds.as_str(), "--cert-dir", &certs];
-    let container = buildah(&["from", "scratch"]).await;
-    buildah(&["copy", "-q", &container, &path("root"), "/"]).await;
+    let buildah = Setting::of("buildah").await;
+    let container = buildah.run(&["from", "scratch"]).await;
+    buildah.run(&["copy", "-q", &container, &buildah.path("root"), "/"]).await;
     for (format, tag) in [("oci", "1"), ("docker", "2")] {
-        let id = buildah(&["commit", "-q", "--format", format, &container, "made"]).await;
-        let pushed = reference(&registry, &format!("buildah/a:{tag}"));
-        let relayed = reference(&registry, &format!("buildah/b:{tag}"));
-        let target = format!("docker://{pushed}");
-        buildah(&[&["push", "-q"], &access[..], &["made", &target]].concat()).await;
-        let config = relay(&client, &pushed, &relayed).await;
+        let id = buildah.run(&["commit", "-q", "--format", format, &container, "made"]).await;
+        let pushed = reference(&buildah.registry, &format!("buildah/a:{tag}"));
+        let relayed = reference(&buildah.registry, &format!("buildah/b:{tag}"));
+        buildah.transfer("push", &["made", &format!("docker://{pushed}")]).await;
+        let config = relay(&buildah.client, &pushed, &relayed).await;
         assert_eq!(id, config, "{format}");
-        buildah(&["rmi", "-f", &id]).await;
-        let pulled = buildah(&[&["pull", "-q"], &access[..], &[&relayed.to_string()]].concat()).await;
-        assert_eq!(pulled, config, "{format}");
+        buildah.run(&["rmi", "-f", &id]).await;
+        assert_eq!(buildah.transfer("pull", &[&relayed.to_string()]).await, config, "{format}");
     }
 }

@@ -53,17 +53,6 @@ async fn a_blob_is_sent_once_and_mounted_after_that() {
 }
 
 #[tokio::test]
-async fn a_mount_that_fails_uses_the_session_it_got() {
-    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
-    let client = anonymous();
-    let data = blob(MediaType::OciEmpty, noise(2, 1000));
-    let options = PushOptions::new().mount_from(reference(&registry, "nowhere"));
-    let pushed = client.push_blob(&reference(&registry, "two"), Box::new(data), options).await.unwrap();
-    assert_eq!(pushed, BlobPush::Uploaded);
-    assert_eq!(registry.journal().entries().iter().filter(|entry| entry.method == "POST").count(), 1);
-}
-
-#[tokio::test]
 async fn empty_blobs_and_sha512() {
     let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
     let client = anonymous();
