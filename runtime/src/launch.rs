@@ -1,26 +1,26 @@
 //! Carrying a plan to the helper and its answers back.
 
+mod resident;
 mod serve;
+mod talk;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::child::Child;
-use crate::plan::wire::{CONTROL, EXEC_EXISTS, FDS_PER_MESSAGE, MESSAGE, VERSION, message};
-use crate::plan::{Note, Plan};
+use crate::plan::Plan;
+use crate::plan::wire::{CONTROL, FDS_PER_MESSAGE, VERSION, message};
 use crate::state::{Place, Start};
 use crate::{Errno, Error, Hint, Phase, Signal, hint, sys};
+
+use resident::Resident;
+use talk::{Answer, Talk, send_fds};
 
 pub(crate) use serve::Served;
 
@@ -296,196 +296,6 @@ impl Drop for Stage {
     }
 }
 
-/// The resident helper, started when it is first needed.
-#[derive(Debug, Default)]
-struct Resident {
-    running: Mutex<Option<Running>>,
-}
-
-/// It runs: the way to it, and the process, which ends when the way is closed.
-#[derive(Debug)]
-struct Running {
-    socket: OwnedFd,
-    process: Child,
-}
-
-impl Resident {
-    /// Has it make a process.
-    fn stage(&self, helper: &Helper, theirs: BorrowedFd<'_>) -> Result<Stage, Error> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = running.as_ref() {
-            match ask(known, theirs) {
-                Ok(stage) => return Ok(stage),
-                // It was ended by somebody: a new one is started.
-                Err(Error::HelperDied { .. }) => {}
-                Err(error) => return Err(error),
-            }
-            if let Some(Running { socket, process }) = running.take() {
-                drop(socket);
-                process.wait()?;
-            }
-        }
-        let (ours, its) = pair()?;
-        let pid = helper.spawn(its.as_fd())?;
-        drop(its);
-        let mut stage = Stage::of_pid(pid)?;
-        let Some(process) = stage.0.take() else {
-            return Err(Error::Protocol { what: "a helper without a process".to_owned() });
-        };
-        let started = Running { socket: ours, process };
-        let body = message_bytes([message::RESIDE, VERSION, 0, 0]);
-        rustix::net::send(&started.socket, &body, SendFlags::NOSIGNAL)
-            .map_err(|errno| failed("send", errno))?;
-        let stage = ask(&started, theirs);
-        *running = Some(started);
-        stage
-    }
-
-    /// Ends it.
-    fn end(&self) {
-        let taken = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { socket, process }) = taken {
-            drop(socket);
-            // It ends by itself when the socket closes.
-            drop(process.wait());
-        }
-    }
-}
-
-impl Drop for Resident {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Sends a socket to the resident helper, and receives the process that listens on it.
-fn ask(running: &Running, theirs: BorrowedFd<'_>) -> Result<Stage, Error> {
-    let died = |_| Error::HelperDied { phase: Phase::Launch, how: "the resident helper is gone".to_owned() };
-    send_fds(running.socket.as_fd(), [message::LAUNCH, 0, 0, 0], &[theirs]).map_err(died)?;
-    let (body, fd) = receive_from(running.socket.as_fd(), Phase::Launch)?;
-    match (body, fd) {
-        (None, _) => Err(died(rustix::io::Errno::PIPE)),
-        (Some([message::PID, pid, ..]), Some(pidfd)) => Ok(Stage(Some(Child::new(pid, pidfd)))),
-        (Some([message::FAILED, _, errno, _]), _) => {
-            let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(libc::EIO));
-            Err(failed("clone3", errno).with_hint(hint::exec_helper(errno)))
-        }
-        _ => Err(Error::Protocol { what: "an answer of the resident helper".to_owned() }),
-    }
-}
-
-/// Receives a message and the descriptor that rides along; no message when the other side is gone.
-fn receive_from(socket: BorrowedFd<'_>, phase: Phase) -> Result<(Option<[u32; 4]>, Option<OwnedFd>), Error> {
-    let mut body = [0; MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut iov = [IoSliceMut::new(&mut body)];
-        match rustix::net::recvmsg(socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(received) => break received.bytes,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CONNRESET) => break 0,
-            Err(errno) => return Err(Error::host_call(phase, "recvmsg", "the helper", errno)),
-        }
-    };
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    match received {
-        0 => Ok((None, fd)),
-        MESSAGE => Ok((Some(words(&body)), fd)),
-        other => Err(Error::Protocol { what: format!("a message of {other} bytes") }),
-    }
-}
-
-/// One answer of the helper.
-enum Answer {
-    Process(Child),
-    Ready,
-    Hooks,
-    Listener(OwnedFd),
-    Terminal(OwnedFd),
-    End,
-}
-
-/// The conversation with the helper.
-#[derive(Debug)]
-struct Talk {
-    socket: OwnedFd,
-    /// What the steps from `first` on are for.
-    notes: Vec<Note>,
-    first: u32,
-    programs: Vec<String>,
-}
-
-impl Talk {
-    fn go(&self) -> Result<(), Error> {
-        let body = message_bytes([message::GO, 0, 0, 0]);
-        match rustix::net::send(&self.socket, &body, SendFlags::NOSIGNAL) {
-            // A peer that is gone has left an answer, or its absence is one.
-            Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
-            Err(errno) => Err(Error::host_call(Phase::Gate, "send", "the helper", errno)),
-        }
-    }
-
-    fn receive(&self, phase: Phase) -> Result<Answer, Error> {
-        let (body, fd) = receive_from(self.socket.as_fd(), phase)?;
-        let Some([kind, a, b, c]) = body else { return Ok(Answer::End) };
-        match (kind, fd) {
-            (message::PID, Some(pidfd)) => Ok(Answer::Process(Child::new(a, pidfd))),
-            (message::LISTENER, Some(fd)) => Ok(Answer::Listener(fd)),
-            (message::TERMINAL, Some(fd)) => Ok(Answer::Terminal(fd)),
-            (message::HOOKS, None) => Ok(Answer::Hooks),
-            (message::READY, None) => Ok(Answer::Ready),
-            (message::FAILED, None) => Err(self.failure(a, b, c)),
-            _ => Err(Error::Protocol { what: format!("a message of kind {kind}") }),
-        }
-    }
-
-    /// The error that a failed step stands for.
-    fn failure(&self, step: u32, errno: u32, detail: u32) -> Error {
-        let Some(note) = step.checked_sub(self.first).and_then(|at| self.notes.get(at as usize)) else {
-            return Error::Protocol { what: format!("step {step} failed, which the plan does not have") };
-        };
-        let errno = Errno::from_raw(i32::try_from(errno).unwrap_or(libc::EIO));
-        let mut target = note.target.clone();
-        let mut explained = hint::step(note, errno);
-        if note.phase == Phase::Exec && note.syscall == "execve" {
-            let tried = self.programs.get((detail & !EXEC_EXISTS) as usize);
-            if detail & EXEC_EXISTS != 0 {
-                target = tried.cloned().unwrap_or(target);
-                explained = Some(Hint::new(
-                    "the file exists, so what is missing is its interpreter: the one in its first line, or the loader",
-                    "add that to the root filesystem, or use a static program",
-                ));
-            } else if errno.raw() != libc::ENOENT {
-                target = tried.cloned().unwrap_or(target);
-            }
-        }
-        Error::Step {
-            phase: note.phase,
-            step: Some(step),
-            syscall: note.syscall.clone(),
-            target,
-            errno,
-            hint: explained,
-        }
-    }
-}
-
-fn words(body: &[u8; MESSAGE]) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(body.chunks_exact(4)) {
-        *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
-    }
-    words
-}
-
-fn message_bytes(words: [u32; 4]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
 /// A memory file with this content that can no longer change.
 fn sealed(name: &str, content: &[u8], extra: u32) -> std::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -517,17 +327,5 @@ fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, memory: BorrowedFd<'_>) -> rus
         let fds: Vec<_> = chunk.iter().map(AsFd::as_fd).collect();
         send_fds(socket, [message::MORE, 0, 0, 0], &fds)?;
     }
-    Ok(())
-}
-
-fn send_fds(socket: BorrowedFd<'_>, body: [u32; 4], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    let body = message_bytes(body);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(rustix::io::Errno::TOOBIG);
-    }
-    let iov = [IoSlice::new(&body)];
-    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &iov, &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::{Launched, failed, send_fds, words};
+use super::talk::{send_fds, words};
+use super::{Launched, failed};
 use crate::Error;
 use crate::plan::wire::{FDS_PER_MESSAGE, MESSAGE, NONE, message};
 
