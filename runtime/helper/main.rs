@@ -16,7 +16,7 @@ mod syscall;
 mod wire;
 
 use syscall::{call, nr};
-use wire::{CONTROL, FDS_PER_MESSAGE, HEADER, MAGIC, MESSAGE, NONE, REGISTERS, STEP, VERSION, message};
+use wire::{CONTROL, FDS_PER_MESSAGE, HEADER, MAGIC, MESSAGE, NONE, REGISTERS, STEP, VERSION, arg, message};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -258,6 +258,23 @@ fn receive(registers: &'static mut [i64; REGISTERS]) -> Machine {
 }
 
 impl Machine {
+    /// The arguments of a call, by their kinds.
+    pub(crate) fn arguments(&self, kinds: [u8; 8], raw: [u64; 6]) -> [usize; 6] {
+        let mut args = [0usize; 6];
+        let mut at = 0;
+        while at < 6 {
+            let value = raw[at] as usize;
+            args[at] = match kinds[at] {
+                arg::VALUE => value,
+                arg::ADDRESS if value <= self.len => self.base + value,
+                arg::REGISTER if value < REGISTERS => self.registers[value] as usize,
+                _ => die(BAD_PLAN),
+            };
+            at += 1;
+        }
+        args
+    }
+
     /// The `u32` at an offset of the plan.
     pub(crate) fn u32_at(&self, offset: usize) -> u32 {
         if offset + 4 > self.len {

@@ -2,8 +2,8 @@
 //!
 //! This is how a threaded host works on files of a user namespace that it cannot enter itself. See `wire::Call`.
 
-use crate::syscall::{call, nr};
-use crate::wire::{ANSWERS, CONTROL, Call, FDS_PER_MESSAGE, NONE, PATH_OF, arg, message, then};
+use crate::syscall::{call, nr, repeat};
+use crate::wire::{ANSWERS, CONTROL, Call, FDS_PER_MESSAGE, NONE, PATH_OF, message, then};
 use crate::{BAD_HELLO, Machine, die, receive_message, send_message};
 
 /// Serves until the host is gone.
@@ -53,19 +53,13 @@ fn work_off(machine: &mut Machine, calls: usize) {
     while at < calls {
         // SAFETY: `run` checked that all records lie within the mapping, which is aligned for them.
         let record = unsafe { &mut *((machine.base + at * size_of::<Call>()) as *mut Call) };
-        let mut args = [0usize; 6];
-        let mut index = 0;
-        while index < 6 {
-            let raw = record.args[index] as usize;
-            args[index] = match record.kinds[index] {
-                arg::VALUE => raw,
-                arg::ADDRESS if raw < machine.len => machine.base + raw,
-                arg::REGISTER if raw < machine.registers.len() => machine.registers[raw] as usize,
-                _ => die(BAD_HELLO),
-            };
-            index += 1;
-        }
-        let result = if record.nr == PATH_OF { path_of(machine, record.args[0] as usize, args[1]) } else { repeat(record.nr, args) };
+        let args = machine.arguments(record.kinds, record.args);
+        let result = if record.nr == PATH_OF {
+            path_of(machine, args[0], args[1])
+        } else {
+            // The calls are those the host compiled; addresses point into the mapping, with room for the answers.
+            repeat(record.nr as usize, args)
+        };
         record.result = result as i64;
         if result < 0 && record.then & then::GO_ON == 0 {
             answer[1] = at as u32;
@@ -73,7 +67,8 @@ fn work_off(machine: &mut Machine, calls: usize) {
             break;
         }
         if record.out != NONE && (record.out as usize) < machine.registers.len() {
-            machine.registers[record.out as usize] = result as i64;
+            // A failure that is passed over opened nothing.
+            machine.registers[record.out as usize] = if result < 0 { -1 } else { result as i64 };
         }
         if result >= 0 && record.then & then::HAND_BACK != 0 {
             if given == ANSWERS {
@@ -88,19 +83,8 @@ fn work_off(machine: &mut Machine, calls: usize) {
     send_message(answer, &back[..given]);
 }
 
-fn repeat(nr: u32, args: [usize; 6]) -> isize {
-    const EINTR: isize = -4;
-    loop {
-        // SAFETY: the calls are those the host compiled; addresses point into the mapping, with room for the answers.
-        let answer = unsafe { call(nr as usize, args) };
-        if answer != EINTR {
-            return answer;
-        }
-    }
-}
-
-/// Writes `/proc/self/fd/N` for the descriptor at an offset, with a zero byte behind.
-fn path_of(machine: &Machine, offset: usize, fd: usize) -> isize {
+/// Writes `/proc/self/fd/N` for the descriptor at an address, with a zero byte behind.
+fn path_of(machine: &Machine, to: usize, fd: usize) -> isize {
     const PREFIX: &[u8; 14] = b"/proc/self/fd/";
     let mut digits = [0u8; 20];
     let mut count = 0;
@@ -113,10 +97,10 @@ fn path_of(machine: &Machine, offset: usize, fd: usize) -> isize {
             break;
         }
     }
-    if offset + PREFIX.len() + count + 1 > machine.len {
+    if to < machine.base || to + PREFIX.len() + count + 1 > machine.base + machine.len {
         die(BAD_HELLO);
     }
-    let to = (machine.base + offset) as *mut u8;
+    let to = to as *mut u8;
     let mut at = 0;
     // SAFETY: within the mapping, as was just checked.
     unsafe {

@@ -1,10 +1,9 @@
 //! The interpreter of steps.
 
-use crate::syscall::{call, nr};
-use crate::wire::{ANY, EXEC_EXISTS, NONE, PAUSE, REGISTERS, STEP, arg, message, op};
+use crate::syscall::{call, nr, repeat};
+use crate::wire::{ANY, EXEC_EXISTS, NONE, PAUSE, REGISTERS, STEP, message, op};
 use crate::{Machine, die};
 
-const EINTR: isize = -4;
 const ENOENT: u32 = 2;
 const EACCES: u32 = 13;
 const ENOTDIR: u32 = 20;
@@ -67,28 +66,13 @@ enum Next {
 }
 
 fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
-    let mut args = [0usize; 6];
-    let mut at = 0;
-    while at < 6 {
-        let raw = step.args[at] as usize;
-        args[at] = match step.kinds[at] {
-            arg::VALUE => raw,
-            arg::ADDRESS => machine.base + raw,
-            _ => machine.registers[raw % REGISTERS] as usize,
-        };
-        at += 1;
-    }
+    let args = machine.arguments(step.kinds, step.args);
     let mut next = if step.on_ok == NONE { Next::Step } else { Next::Jump };
     let mut result = None;
     match step.op {
         op::CALL => {
-            let answer = loop {
-                // SAFETY: the plan's calls are those the host compiled; addresses point into the plan.
-                let answer = unsafe { call(step.nr as usize, args) };
-                if answer != EINTR {
-                    break answer;
-                }
-            };
+            // The plan's calls are those the host compiled; addresses point into the plan.
+            let answer = repeat(step.nr as usize, args);
             if (-4095..0).contains(&answer) {
                 return Err((-answer as u32, 0));
             }

@@ -72,6 +72,18 @@ global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call en
 #[cfg(target_arch = "aarch64")]
 global_asm!(".globl _start", "_start:", "mov x29, #0", "mov x30, #0", "bl entry", "brk #1");
 
+/// Makes a system call that the host chose, again when a signal came in between.
+pub(crate) fn repeat(nr: usize, args: [usize; 6]) -> isize {
+    const EINTR: isize = -4;
+    loop {
+        // SAFETY: the host compiled the call, and made room for what it writes.
+        let answer = unsafe { call(nr, args) };
+        if answer != EINTR {
+            return answer;
+        }
+    }
+}
+
 /// Makes a system call; a result from -4095 to -1 is a negated error number.
 ///
 /// # Safety

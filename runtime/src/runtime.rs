@@ -180,7 +180,8 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// [`Error::Host`] and [`Error::Step`] when the host does not let this process map the ids.
+    /// [`Error::Spec`] for ranges that are none; [`Error::Host`] and [`Error::Step`] when the host does not let this
+    /// process map the ids.
     pub fn user_namespace(&self, mapping: &UserMapping) -> Result<UserNamespace, Error> {
         UserNamespace::make(self.helper.clone(), mapping)
     }

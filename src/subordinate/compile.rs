@@ -234,7 +234,7 @@ impl<'a> Compiler<'a> {
                 pending.iter().find(|pending| pending.end >= Some(call)).map_or(first, |found| found.index);
             return Err(failed(at, again(error)));
         }
-        let mut files = outcome.fds().into_iter();
+        let mut files = outcome.take_fds().into_iter();
         for Pending { index, answer, .. } in pending {
             let reply = reply(&outcome, answer, &mut files).map_err(|error| failed(index, error))?;
             self.replies.push(reply);

@@ -33,7 +33,7 @@ fn enter(namespace: &UserNamespace, dir: BorrowedFd<'_>, name: &[u8]) -> io::Res
     let mut list = batch.list(inner);
     let mut outcome = namespace.perform(batch)?;
     failure(&outcome)?;
-    let opened = outcome.fds().pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+    let opened = outcome.take_fds().pop().ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut names = Vec::new();
     loop {
         if outcome.result(list)? == 0 {
@@ -201,7 +201,7 @@ pub(super) fn remove(namespace: &UserNamespace, root: BorrowedFd<'_>, path: &[u8
     let removed = batch.pass_over(removed);
     let mut outcome = namespace.perform(batch)?;
     failure(&outcome)?;
-    let dir = outcome.fds().pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+    let dir = outcome.take_fds().pop().ok_or(io::ErrorKind::UnexpectedEof)?;
     match outcome.result(removed) {
         Err(error) if is_directory(&error) => empty(namespace, dir.as_fd(), name, 0),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

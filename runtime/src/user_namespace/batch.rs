@@ -45,7 +45,7 @@ pub struct CallId(pub(super) usize);
 /// File operations to be done in order. Names are one component of a directory that is open; paths are resolved below
 /// a directory, through no link. Nothing is followed.
 ///
-/// A name with a zero byte makes the whole batch invalid.
+/// A name of more than one component, or a text with a zero byte, makes the whole batch invalid: nothing of it is done.
 #[derive(Debug, Default)]
 pub struct FileBatch<'a> {
     given: Vec<BorrowedFd<'a>>,
@@ -153,6 +153,12 @@ impl<'a> FileBatch<'a> {
         Arg::Blob(at)
     }
 
+    /// A name in a directory: more than one component would be resolved through links.
+    fn name(&mut self, name: &[u8]) -> Arg {
+        self.invalid |= matches!(name, b"" | b"." | b"..") || name.contains(&b'/');
+        self.text(name)
+    }
+
     fn room(&mut self, length: usize) -> Arg {
         let at = self.room;
         self.room += length.next_multiple_of(8);
@@ -186,7 +192,7 @@ impl<'a> FileBatch<'a> {
         Slot(u32::try_from(self.given.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// Hands the descriptor that this call opens to us, in the order of the calls: see [`Outcome::fds`](crate::Outcome::fds).
+    /// Hands the descriptor that this call opens to us, in the order of the calls: see [`Outcome::take_fds`](crate::Outcome::take_fds).
     pub fn hand_back(&mut self, call: CallId) {
         if let Some(call) = self.calls.get_mut(call.0) {
             call.then |= then::HAND_BACK;
@@ -210,7 +216,7 @@ impl<'a> FileBatch<'a> {
     /// Makes the file `name`, open for reading and writing.
     pub fn create(&mut self, dir: Slot, name: &[u8], mode: u32) -> (CallId, Slot) {
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-        let name = self.text(name);
+        let name = self.name(name);
         let call = self.push(libc::SYS_openat, &[dir.into(), name, flags.into(), mode.into()]);
         (call, self.opened(call))
     }
@@ -230,19 +236,19 @@ impl<'a> FileBatch<'a> {
 
     /// Makes a directory.
     pub fn make_directory(&mut self, dir: Slot, name: &[u8], mode: u32) -> CallId {
-        let name = self.text(name);
+        let name = self.name(name);
         self.push(libc::SYS_mkdirat, &[dir.into(), name, mode.into()])
     }
 
     /// Makes a symbolic link.
     pub fn symlink(&mut self, dir: Slot, name: &[u8], target: &[u8]) -> CallId {
-        let (target, name) = (self.text(target), self.text(name));
+        let (target, name) = (self.text(target), self.name(name));
         self.push(libc::SYS_symlinkat, &[target, dir.into(), name])
     }
 
     /// Makes a hard link to what `target` is open on.
     pub fn link(&mut self, dir: Slot, name: &[u8], target: Slot) -> CallId {
-        let (path, name) = (self.path_of(target), self.text(name));
+        let (path, name) = (self.path_of(target), self.name(name));
         self.push(
             libc::SYS_linkat,
             &[Arg::Value(AT_FDCWD), path, dir.into(), name, libc::AT_SYMLINK_FOLLOW.into()],
@@ -251,13 +257,13 @@ impl<'a> FileBatch<'a> {
 
     /// Makes a device, a fifo or a file: `st_mode` and device number.
     pub fn make_node(&mut self, dir: Slot, name: &[u8], mode: u32, device: u64) -> CallId {
-        let name = self.text(name);
+        let name = self.name(name);
         self.push(libc::SYS_mknodat, &[dir.into(), name, mode.into(), Arg::Value(device.cast_signed())])
     }
 
     /// Gives `name` to a user and a group of the namespace.
     pub fn chown(&mut self, dir: Slot, name: &[u8], uid: u32, gid: u32) -> CallId {
-        let name = self.text(name);
+        let name = self.name(name);
         self.push(
             libc::SYS_fchownat,
             &[dir.into(), name, uid.into(), gid.into(), libc::AT_SYMLINK_NOFOLLOW.into()],
@@ -296,7 +302,7 @@ impl<'a> FileBatch<'a> {
 
     /// Sets both times of `name`: seconds and nanoseconds.
     pub fn touch(&mut self, dir: Slot, name: &[u8], time: (i64, u32)) -> CallId {
-        let (times, name) = (self.times(time), self.text(name));
+        let (times, name) = (self.times(time), self.name(name));
         self.push(libc::SYS_utimensat, &[dir.into(), name, times, libc::AT_SYMLINK_NOFOLLOW.into()])
     }
 
@@ -313,16 +319,18 @@ impl<'a> FileBatch<'a> {
 
     /// What `name` is: see [`Outcome::stat`](crate::Outcome::stat).
     pub fn stat(&mut self, dir: Slot, name: &[u8]) -> CallId {
+        let name = self.name(name);
         self.statx(dir, name, libc::AT_SYMLINK_NOFOLLOW)
     }
 
     /// What `file` is open on: see [`Outcome::stat`](crate::Outcome::stat).
     pub fn stat_file(&mut self, file: Slot) -> CallId {
-        self.statx(file, b"", libc::AT_EMPTY_PATH)
+        let empty = self.text(b"");
+        self.statx(file, empty, libc::AT_EMPTY_PATH)
     }
 
-    fn statx(&mut self, dir: Slot, name: &[u8], flags: i32) -> CallId {
-        let (name, room) = (self.text(name), self.room(STATX));
+    fn statx(&mut self, dir: Slot, name: Arg, flags: i32) -> CallId {
+        let room = self.room(STATX);
         // STATX_BASIC_STATS.
         let call = self.push(libc::SYS_statx, &[dir.into(), name, flags.into(), Arg::Value(0x7ff), room]);
         self.answers_in(call, room, STATX)
@@ -338,7 +346,7 @@ impl<'a> FileBatch<'a> {
     /// Where a symbolic link leads: see [`Outcome::bytes`](crate::Outcome::bytes).
     pub fn read_link(&mut self, dir: Slot, name: &[u8]) -> CallId {
         let length = libc::PATH_MAX;
-        let (name, room) = (self.text(name), self.room(length as usize));
+        let (name, room) = (self.name(name), self.room(length as usize));
         let call = self.push(libc::SYS_readlinkat, &[dir.into(), name, room, length.into()]);
         self.answers_in(call, room, length as usize)
     }
@@ -359,7 +367,7 @@ impl<'a> FileBatch<'a> {
 
     /// Removes `name`, which is a directory or not.
     pub fn remove(&mut self, dir: Slot, name: &[u8], directory: bool) -> CallId {
-        let name = self.text(name);
+        let name = self.name(name);
         let flags = if directory { libc::AT_REMOVEDIR } else { 0 };
         self.push(libc::SYS_unlinkat, &[dir.into(), name, flags.into()])
     }
@@ -368,7 +376,7 @@ impl<'a> FileBatch<'a> {
     pub(super) fn encode(self, memory: usize) -> io::Result<Encoded<'a>> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
         if self.invalid {
-            return Err(invalid("a name has a zero byte"));
+            return Err(invalid("a name of more than one component, or a text with a zero byte"));
         }
         let base = self.calls.len() * size_of::<Call>();
         let rooms = (base + self.blob.len()).next_multiple_of(8);

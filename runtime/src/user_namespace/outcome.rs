@@ -80,8 +80,8 @@ impl Outcome {
         }
     }
 
-    /// The descriptors that were handed back, in the order of their calls. They are taken.
-    pub fn fds(&mut self) -> Vec<OwnedFd> {
+    /// The descriptors that were handed back, in the order of their calls. A second time there are none.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.fds)
     }
 

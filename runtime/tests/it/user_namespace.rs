@@ -67,7 +67,7 @@ fn files_of_other_ids_are_made_read_and_removed() {
     assert_eq!((stat.uid, stat.gid, stat.mode & 0o7777, stat.size, stat.links), (1000, 50, 0o4640, 5, 2));
     assert_eq!(stat.mtime, (7, 9));
     assert_eq!(outcome.bytes(link).unwrap(), b"note");
-    let handed = std::fs::File::from(outcome.fds().pop().unwrap());
+    let handed = std::fs::File::from(outcome.take_fds().pop().unwrap());
     let seen = handed.metadata().unwrap();
     assert_eq!((seen.uid(), seen.gid()), (FIRST + 1000, FIRST + 50), "ids outside");
 
@@ -111,12 +111,16 @@ fn nothing_is_followed_and_nothing_leads_out() {
         batch.hand_back(call);
         let mut outcome = namespace.perform(batch).unwrap();
         assert!(outcome.failure().is_some(), "{}", String::from_utf8_lossy(path));
-        assert!(outcome.fds().is_empty());
+        assert!(outcome.take_fds().is_empty());
     }
-    let mut batch = FileBatch::new();
-    let dir = batch.give(root.as_fd());
-    batch.make_directory(dir, b"a\0b", 0o755);
-    assert_eq!(namespace.perform(batch).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    for name in [&b"a\0b"[..], b"out/x", b"..", b".", b""] {
+        let mut batch = FileBatch::new();
+        let dir = batch.give(root.as_fd());
+        batch.make_directory(dir, b"before", 0o755);
+        batch.remove(dir, name, false);
+        assert_eq!(namespace.perform(batch).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+        assert!(!files.join("before").exists(), "nothing of the batch is done");
+    }
     // What belongs to nobody inside cannot be touched, whatever its root is.
     std::fs::write(files.join("foreign"), b"").unwrap();
     let mut batch = FileBatch::new();
