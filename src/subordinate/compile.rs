@@ -43,18 +43,25 @@ pub(super) struct Compiler<'a> {
 
 fn fail(index: usize, op: &Op, source: io::Error) -> BatchError {
     let path = String::from_utf8_lossy(op.path()).into_owned();
-    BatchError { index, path, source: with_reason(source) }
+    let owner = match op {
+        Op::Put(_, _, stamp) | Op::Stamp(_, stamp) => stamp.owner,
+        _ => None,
+    };
+    let source = match owner {
+        Some(owner) if rustix::io::Errno::from_io_error(&source) == Some(rustix::io::Errno::INVAL) => {
+            io::Error::new(source.kind(), NoSuchId { owner, source })
+        }
+        _ => source,
+    };
+    BatchError { index, path, source }
 }
 
-/// A map has an end: ids beyond it are what the kernel calls invalid.
-fn with_reason(source: io::Error) -> io::Error {
-    if source.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) {
-        return io::Error::new(
-            source.kind(),
-            "the kernel refuses it; most likely its owner is outside of the ranges in /etc/subuid and /etc/subgid",
-        );
-    }
-    source
+/// Ids beyond the map's end are what the kernel calls invalid.
+#[derive(Debug, thiserror::Error)]
+#[error("the owner {}:{} is outside of the ranges of this user in /etc/subuid and /etc/subgid", .owner.0, .owner.1)]
+struct NoSuchId {
+    owner: (u32, u32),
+    source: io::Error,
 }
 
 impl<'a> Compiler<'a> {
