@@ -66,7 +66,7 @@ impl Caches {
 pub(super) fn own(cache: &CacheMount, owner: Option<CacheOwner>, store: &Store) -> Result<()> {
     let owner = owner.unwrap_or(CacheOwner { uid: 0, gid: 0, mode: 0o755 });
     let looks = Looks { owner: (owner.uid, owner.gid), mode: Some(owner.mode), mtime: now() };
-    give(store, &[(cache.path(), looks)])
+    give(store, &cache.path(), looks)
 }
 
 /// The directory `source` in the cache. What is in it was written by containers: no link is followed.

@@ -24,7 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::cache_mount::{self, Caches};
 use super::git::scratch;
-use super::owner::{Looks, Shelter, give, opened};
+use super::owner::{Looks, Shelter, give_all, opened};
 use super::secret::Vault;
 use super::solve::{Made, Solver, Trees};
 use super::tree::{NodeKind, Tree, components};
@@ -333,10 +333,9 @@ fn materialise(tree: &Tree, from: &[u8], to: &Path, work: &Transaction) -> Resul
             NodeKind::Special(_) | NodeKind::Other => continue,
         }
         let mode = (!matches!(node.kind, NodeKind::Symlink(_))).then_some(node.mode);
-        stamps.push((path, Looks { owner: (node.uid, node.gid), mode, mtime: node.mtime }));
+        stamps.push((relative.clone(), Looks { owner: (node.uid, node.gid), mode, mtime: node.mtime }));
     }
     // Children first: a directory that forbids writing takes its files before.
     stamps.reverse();
-    give(work.store(), &stamps)?;
-    Ok(())
+    give_all(work.store(), to, &stamps)
 }

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use layer_store::Store;
-use layer_store::authority::{FileAuthority, Op, Owners, Reply, Stamp};
+use layer_store::authority::{BatchError, FileAuthority, Op, Owners, Reply, Stamp};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -28,18 +28,26 @@ pub(super) fn now() -> (i64, u32) {
     (i64::try_from(since.as_secs()).unwrap_or(0), since.subsec_nanos())
 }
 
-/// Gives each file its looks, in this order; owners as far as there are others than the caller.
-pub(super) fn give(store: &Store, files: &[(PathBuf, Looks)]) -> Result<()> {
+/// Gives `path` its looks; owners as far as there are others than the caller.
+pub(super) fn give(store: &Store, path: &Path, looks: Looks) -> Result<()> {
+    give_all(store, path, &[(Vec::new(), looks)])
+}
+
+/// Gives each path below `root`, which is the empty one, its looks, in this order.
+pub(super) fn give_all(store: &Store, root: &Path, files: &[(Vec<u8>, Looks)]) -> Result<()> {
     let authority = store.authority();
-    for (path, looks) in files {
-        let (dir, name) = place(path)?;
+    let (dir, name) = place(root)?;
+    let owned = authority.owners() == Owners::True;
+    let stamp = |(below, looks): &(Vec<u8>, Looks)| {
+        let path = if below.is_empty() { name.clone() } else { [name.as_slice(), b"/", below].concat() };
         let mut stamp = Stamp::at(looks.mtime.0, looks.mtime.1);
         stamp.mode = looks.mode;
-        stamp.owner = (authority.owners() == Owners::True).then_some(looks.owner);
-        let done = authority.perform(dir.as_fd(), &[Op::Stamp(name, stamp)]);
-        done.map_err(|error| Error::Io { path: path.clone(), source: error.source })?;
-    }
-    Ok(())
+        stamp.owner = owned.then_some(looks.owner);
+        Op::Stamp(path, stamp)
+    };
+    let batch: Vec<Op> = files.iter().map(stamp).collect();
+    let fail = |error: BatchError| Error::Io { path: root.with_file_name(error.path), source: error.source };
+    authority.perform(dir.as_fd(), &batch).map(drop).map_err(fail)
 }
 
 /// The directory that `path` is in, open, and its last component.

@@ -128,7 +128,7 @@ impl Vault {
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
         file.write_all(bytes).map_err(fail)?;
-        give(store, &[(path.clone(), Looks { owner, mode: Some(mode), mtime: now() })])?;
+        give(store, &path, Looks { owner, mode: Some(mode), mtime: now() })?;
         Ok(path)
     }
 }
