@@ -32,6 +32,7 @@ use crate::process::Limits;
 
 mod archive;
 mod base;
+mod binfmt;
 mod cache_mount;
 mod chmod;
 mod context;

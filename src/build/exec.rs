@@ -8,7 +8,7 @@ use layer_store::{Layer, View};
 
 use super::cache_mount::Caches;
 use super::solve::Solver;
-use super::{finish, mount};
+use super::{binfmt, finish, mount};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::process::{self, Request};
@@ -106,22 +106,8 @@ fn check(solver: &Solver, step: &Step, exec: &Exec) -> Result<()> {
     }
     let stage = step.stage.and_then(|stage| solver.plan.stages.get(stage));
     let platform = stage.map_or(&solver.plan.platform, |stage| &stage.platform);
-    if Platform::host().rank(platform).is_none() && !emulates(platform) {
+    if Platform::host().rank(platform).is_none() && !binfmt::emulates(platform) {
         return Err(Error::ForeignPlatform { step: step.name.clone(), platform: platform.to_string() });
     }
     Ok(())
-}
-
-/// Whether the kernel starts programs of this processor by an emulator.
-fn emulates(platform: &Platform) -> bool {
-    let name = match (platform.architecture.as_str(), platform.variant.as_deref()) {
-        ("amd64", _) => "x86_64",
-        ("arm64", _) => "aarch64",
-        ("386", _) => "i386",
-        ("ppc64le", _) => "ppc64le",
-        ("loong64", _) => "loongarch64",
-        (other, _) => other,
-    };
-    let register = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{name}"));
-    std::fs::read_to_string(register).is_ok_and(|text| text.starts_with("enabled"))
 }
