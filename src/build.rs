@@ -45,6 +45,7 @@ mod glob;
 mod hashes;
 mod history;
 mod key;
+mod layout;
 mod lock;
 mod mount;
 mod owner;
@@ -59,10 +60,11 @@ mod source;
 mod step;
 mod tree;
 
-pub use base::{BaseImage, LayoutImage};
+pub use base::BaseImage;
 pub use context::Context;
 pub use history::BuildRecord;
 pub use key::{Cause, FileChange};
+pub use layout::LayoutImage;
 pub use lock::{Lock, LockError};
 pub use platforms::BuiltIndex;
 pub use policy::{Decision, Source, SourcePolicy};
@@ -144,7 +146,7 @@ impl NamedContext {
     /// What buildx calls `oci-layout://directory[:tag][@digest]`; `None` when `text` is nothing of that form.
     #[must_use]
     pub fn layout(text: &str) -> Option<Self> {
-        base::parse_layout(text).map(|(directory, image)| Self::Layout(directory, image))
+        layout::parse_name(text).map(|(directory, image)| Self::Layout(directory, image))
     }
 }
 
@@ -529,11 +531,7 @@ impl Build {
                 NamedContext::Directory(_) => dockerfile::NamedContext::Directory,
                 NamedContext::Git(url) => dockerfile::NamedContext::Git(url.clone()),
                 NamedContext::Layout(path, image) => {
-                    let digest = match image {
-                        LayoutImage::Only => base::layout_digest(path, None)?,
-                        LayoutImage::Tag(tag) => base::layout_digest(path, Some(tag))?,
-                        LayoutImage::Digest(digest) => *digest,
-                    };
+                    let digest = layout::digest(path, image)?;
                     dockerfile::NamedContext::OciLayout { store: name.clone(), digest }
                 }
             };

@@ -30,6 +30,7 @@ use layer_store::{CacheRecord, Layer, View};
 use registry_client::PushOptions;
 use serde::{Deserialize, Serialize};
 
+use super::layout::{self, blob_path};
 use super::solve::Solver;
 use crate::error::{Error, Result};
 use crate::task::blocking;
@@ -284,24 +285,12 @@ fn parse(bytes: &[u8], name: &str) -> Result<Config> {
         .map_err(|error| Error::Io { path: name.into(), source: std::io::Error::other(error) })
 }
 
-fn blob_path(layout: &Path, digest: &Digest) -> PathBuf {
-    layout.join("blobs").join(digest.algorithm().name()).join(digest.hex())
-}
-
 fn directory_config(path: &Path) -> Result<Config> {
-    let file = path.join("index.json");
-    let wrong = |file: &Path, what: &str| io(file)(std::io::Error::other(what.to_owned()));
-    let read = |file: &Path| -> Result<image_core::AnyManifest> {
-        image_core::AnyManifest::parse(super::read(file, LIMIT)?, None)
-            .map_err(|source| Error::Document { what: file.display().to_string(), source })
-    };
-    let image_core::AnyManifest::Index(index) = read(&file)? else {
-        return Err(wrong(&file, "it is no index"));
-    };
-    let first = index.value().manifests.first();
-    let file = blob_path(path, &first.ok_or_else(|| wrong(&file, "it names no manifest"))?.digest);
-    let image_core::AnyManifest::Manifest(manifest) = read(&file)? else {
-        return Err(wrong(&file, "it is no manifest"));
+    let index = layout::index(path)?;
+    let missing = || io(path)(std::io::Error::other("it names no manifest"));
+    let digest = index.manifests.first().ok_or_else(missing)?.digest;
+    let image_core::AnyManifest::Manifest(manifest) = layout::manifest(path, &digest)? else {
+        return Err(io(&blob_path(path, &digest))(std::io::Error::other("it is no manifest")));
     };
     let file = blob_path(path, &manifest.value().config.digest);
     parse(&super::read(&file, LIMIT)?, &file.display().to_string())

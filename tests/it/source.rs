@@ -185,6 +185,48 @@ async fn an_image_of_an_oci_layout_is_a_named_context() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_of_several_images_in_a_layout_the_named_one_is_taken() {
+    let (store, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (first, second) = (engine(&store).await, engine(&empty).await);
+    let mut images = Vec::new();
+    for name in ["one", "two"] {
+        let files = context(&[("Dockerfile", "FROM scratch\nCOPY f /base\n"), ("f", name)]);
+        let built = first.build(Context::directory(files.path())).run().await.unwrap();
+        images.push((
+            built.image.record().clone(),
+            vec![format!("example.com/{name}:{name}").parse().unwrap()],
+        ));
+    }
+    let mut archive = Vec::new();
+    cooperage::store::save(first.store(), &images, &mut archive).unwrap();
+    let layout = store.path().join("layout");
+    tar::Archive::new(archive.as_slice()).unpack(&layout).unwrap();
+    let files = context(&[("Dockerfile", "FROM given\n")]);
+    for (place, name) in ["one", "two"].into_iter().enumerate() {
+        let build = second.build(Context::directory(files.path()));
+        let given = NamedContext::Layout(layout.clone(), LayoutImage::Tag(name.to_owned()));
+        let built = build.context("given", given).run().await.unwrap();
+        assert_eq!(built.image.record().layers[0].diff_id, images[place].0.layers[0].diff_id, "{name}");
+        assert_eq!(built.bases[0].id, images[place].0.id());
+    }
+    // A blob that is not what its name says is no image.
+    let given = NamedContext::Layout(layout.clone(), LayoutImage::Only);
+    let error =
+        second.build(Context::directory(files.path())).context("given", given).run().await.unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("a single image"), "{error}");
+    for blob in std::fs::read_dir(layout.join("blobs/sha256")).unwrap().flatten() {
+        let mut bytes = std::fs::read(blob.path()).unwrap();
+        bytes.push(b' ');
+        std::fs::write(blob.path(), bytes).unwrap();
+    }
+    let given = NamedContext::Layout(layout, LayoutImage::Tag("one".to_owned()));
+    let error =
+        second.build(Context::directory(files.path())).context("given", given).run().await.unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(cause.contains("another digest"), "{error}: {cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_insecure_run_is_for_those_who_allow_it() {
     let store = tempfile::tempdir().unwrap();
     let engine = engine(&store).await;
