@@ -62,8 +62,8 @@ pub(super) async fn image(build: &Build, request: &ImageRequest) -> Result<Image
     let locked = match &build.lock {
         None => None,
         Some(lock) => {
-            let found = lock.digest(&reference).or_else(|| reference.digest().copied());
-            Some(found.ok_or_else(|| Error::NotLocked { reference: reference.familiar() })?)
+            let found = lock.digest(&request.reference).or_else(|| reference.digest().copied());
+            Some(found.ok_or_else(|| Error::NotLocked { reference: request.reference.familiar() })?)
         }
     };
     let exact = locked.map_or_else(|| reference.clone(), |digest| reference.at_digest(digest));

@@ -161,6 +161,14 @@ async fn a_policy_denies_and_replaces_sources() {
     }
     let built = build("FROM elsewhere.invalid/a:v1\n", Some("example.com/allowed:v1")).await.unwrap();
     assert_eq!(built.image.record().layers.len(), 1);
+    // A lock is about the names in the Dockerfile, whatever is used instead.
+    let mut lock = Lock::default();
+    lock.set(&"elsewhere.invalid/a:v1".parse().unwrap(), cooperage::image::Digest::sha256(b"gone"));
+    let policy = Only { allowed: "", instead: Some("127.0.0.1:1/allowed:v1".parse().unwrap()) };
+    let build =
+        engine.build(Context::directory(small.path())).dockerfile_text("FROM elsewhere.invalid/a:v1\n");
+    let error = build.source_policy(Arc::new(policy)).lock(lock).run().await.unwrap_err();
+    assert!(matches!(error, Error::Registry(_)), "it is asked for at its digest: {error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
