@@ -41,6 +41,9 @@ impl Build {
     /// # Cancel safety
     /// As [`Self::run`].
     pub async fn run_all(self, platforms: &[Platform]) -> Result<BuiltIndex> {
+        if platforms.is_empty() {
+            return Err(Error::unsupported("a build for no platform"));
+        }
         let own = self.engine.platform().clone();
         let named = platforms.iter().position(|platform| *platform == own).unwrap_or(0);
         let mut running = JoinSet::new();

@@ -169,6 +169,8 @@ async fn a_policy_denies_and_replaces_sources() {
         engine.build(Context::directory(small.path())).dockerfile_text("FROM elsewhere.invalid/a:v1\n");
     let error = build.source_policy(Arc::new(policy)).lock(lock).run().await.unwrap_err();
     assert!(matches!(error, Error::Registry(_)), "it is asked for at its digest: {error:?}");
+    let none = engine.build(Context::directory(small.path())).run_all(&[]).await.unwrap_err();
+    assert!(matches!(none, Error::Unsupported { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
