@@ -58,7 +58,7 @@ pub(super) async fn image(solver: &Solver) -> Result<Image> {
         config.history.push(history);
         config.created = Some(at);
     }
-    if build.inline_cache {
+    if build.keeps_inline_cache() {
         config.unknown.insert(super::share::INLINE.to_owned(), super::share::inline(solver, &layers)?);
     }
     let document = Document::from_value(config);

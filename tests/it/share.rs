@@ -151,6 +151,8 @@ async fn an_image_is_a_cache_of_its_own_layers() {
         "whether it was cached does not show"
     );
     first.push(&built.image, &name, &(std::sync::Arc::new(|_: &cooperage::Event| ()) as _)).await.unwrap();
+    let asked = first.build(Context::directory(files.path())).arg("BUILDKIT_INLINE_CACHE", "1");
+    assert_eq!(asked.run().await.unwrap().image.id(), built.image.id());
     let location = CacheLocation::Registry(name);
     let again = second
         .build(Context::directory(files.path()))

@@ -1,4 +1,4 @@
-//! What an image gets when it is made: its layers as one, annotations on its manifest.
+//! Images derived from images: the layers as one, annotations on the manifest.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ impl Engine {
 }
 
 /// Squashes and annotates as the build was told.
-pub(super) async fn dress(build: &Build, mut built: Built) -> Result<Built> {
+pub(super) async fn as_asked(build: &Build, mut built: Built) -> Result<Built> {
     let engine = &build.engine;
     if build.squash {
         let own = built.bases.iter().map(|base| engine.store().image(&base.id));
