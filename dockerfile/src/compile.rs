@@ -15,6 +15,7 @@ mod port;
 mod request;
 mod resolve;
 mod run;
+mod step;
 mod transfer;
 mod unsure;
 

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::dispatch::{push_all, push_number, value, with_shell};
+use super::dispatch::{value, with_shell};
 use super::node::{Node, Task};
+use super::step::{push_all, push_number};
 use super::{Refusal, Work};
 use crate::Origin;
 use crate::error::ErrorKind;

@@ -2,8 +2,9 @@
 
 use image_core::Digest;
 
-use super::dispatch::{push_all, value};
+use super::dispatch::value;
 use super::node::{Node, Task};
+use super::step::push_all;
 use super::{Refusal, Work};
 use crate::error::ErrorKind;
 use crate::expand::Expander;
