@@ -26,8 +26,17 @@ pub(super) fn become_its_root(asm: &mut Assembler) {
     asm.call("setresuid", libc::SYS_setresuid, &[0.into(), 0.into(), 0.into()], "uid 0").ignore();
 }
 
+/// What `setresuid(2)` and `setresgid(2)` take for "leave it as it is": no id of anybody.
+const NO_ID: u32 = u32::MAX;
+
 /// Checks that every id of the user exists.
 pub(super) fn check(user: &User, maps: Option<&IdMaps>) -> Result<(), Error> {
+    for (field, id) in [("process.user.uid", user.uid()), ("process.user.gid", user.gid())] {
+        if id == NO_ID {
+            // The process would keep the ids it has, which are root's.
+            return Err(Error::spec(field, format!("{id} is no id")));
+        }
+    }
     let Some(maps) = maps else { return Ok(()) };
     let unmapped = |id| Error::UnmappedId { id, hint: more_ids_hint() };
     if !maps.has_uid(user.uid()) {

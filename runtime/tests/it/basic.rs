@@ -128,6 +128,16 @@ fn users_and_unmapped_ids() {
 }
 
 #[test]
+fn the_number_that_is_no_id_is_nobodys() {
+    // The kernel takes it for "no change": the process would stay root.
+    let Some(bench) = bench() else { return };
+    for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+        let error = bench.run(shell("id -u").user(uid, gid, &[])).unwrap_err();
+        assert!(matches!(error, Error::Spec { .. }), "{error:?}");
+    }
+}
+
+#[test]
 fn the_hosts_network_can_be_kept() {
     let Some(bench) = bench() else { return };
     let host = std::fs::read_link("/proc/self/ns/net").unwrap();
