@@ -15,6 +15,7 @@ mod failure;
 mod hostile;
 mod linux;
 mod overlay;
+mod provoked;
 mod recover;
 mod seccomp;
 mod support;

@@ -30,7 +30,7 @@ fn victim() {
 }
 
 /// Processes whose root or program is the helper's or lies below a directory.
-fn processes(below: &Path) -> Vec<String> {
+pub(crate) fn processes(below: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
@@ -46,7 +46,7 @@ fn processes(below: &Path) -> Vec<String> {
     found
 }
 
-fn groups() -> BTreeSet<String> {
+pub(crate) fn groups() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for entry in std::fs::read_dir(tree.path().join("cooperage")).into_iter().flatten().flatten() {
