@@ -1,4 +1,8 @@
-//! The one place where blocking work leaves the async threads.
+//! Work beside that of the caller: what blocks, away from the async threads, and tasks that end with their owner.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 
@@ -14,4 +18,26 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Starts `work` without waiting for it.
 pub(crate) fn spawn_blocking(work: impl FnOnce() + Send + 'static) {
     drop(tokio::task::spawn_blocking(work));
+}
+
+/// Work beside that of whoever waits for it; it ends when nobody does any more.
+pub(crate) struct Owned<T> {
+    what: &'static str,
+    handle: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Owned<T> {
+    pub(crate) fn spawn(what: &'static str, work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self { what, handle: tokio::spawn(work) }
+    }
+
+    pub(crate) async fn finished(mut self) -> Result<T> {
+        (&mut self.handle).await.map_err(|_| Error::Interrupted { what: self.what })
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
 }

@@ -10,22 +10,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use image_core::{BlobSink, Digester, Reference};
-use tokio::task::JoinHandle;
 
 use super::fetch::{BlobStream, PART};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::event::{Direction, Event};
-use crate::task;
+use crate::task::{self, Owned};
 
-/// A part on its way; it ends when nobody waits for it any more.
-struct Part(JoinHandle<Result<Vec<Bytes>>>);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+/// What a task does, for the error when it could not.
+const PART_OF: &str = "downloading a part of a blob";
 
 impl Client {
     /// The rest of a blob whose first part `first` is.
@@ -38,20 +31,19 @@ impl Client {
         let descriptor = first.descriptor().clone();
         let (digest, total, line) = (descriptor.digest, descriptor.size, first.line().clone());
         let mut digester = Digester::new(digest.algorithm());
-        let mut waiting = VecDeque::from([Part(tokio::spawn(collect(first)))]);
+        let mut waiting = VecDeque::from([Owned::spawn(PART_OF, collect(first))]);
         let (mut next, mut done) = (PART, 0u64);
         loop {
             while next < total && waiting.len() < self.upload().ranges {
                 let range = next..next.saturating_add(PART).min(total);
                 next = range.end;
                 let (client, repository, descriptor) = (self.clone(), repository.clone(), descriptor.clone());
-                waiting.push_back(Part(tokio::spawn(async move {
+                waiting.push_back(Owned::spawn(PART_OF, async move {
                     collect(client.blob_part(&repository, &descriptor, range).await?).await
-                })));
+                }));
             }
-            let Some(mut part) = waiting.pop_front() else { break };
-            let interrupted = |_| Error::Interrupted { what: "downloading a part of a blob" };
-            let chunks = (&mut part.0).await.map_err(interrupted)??;
+            let Some(part) = waiting.pop_front() else { break };
+            let chunks = part.finished().await??;
             let written = task::blocking("writing a blob", move || {
                 for chunk in chunks {
                     digester.update(&chunk);
