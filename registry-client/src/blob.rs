@@ -6,6 +6,7 @@ mod push;
 mod remote;
 mod session;
 mod upload;
+mod write;
 
 use http::Method;
 use http::header::CONTENT_LENGTH;

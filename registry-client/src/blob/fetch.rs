@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
 use image_core::{BlobSink, Descriptor, Digester, Reference};
-use tokio::sync::mpsc;
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
@@ -17,7 +16,6 @@ use crate::error::{Error, RequestLine, Result};
 use crate::event::{Direction, Event};
 use crate::hosts::Asked;
 use crate::manifest::refuse_encoding;
-use crate::task;
 use crate::transport::Response;
 
 /// Progress that makes the retry policy count from the start again, in bytes.
@@ -30,8 +28,6 @@ const EVENT_STEP: u64 = 1 << 20;
 pub(super) const PART: u64 = 4 << 20;
 /// Blobs up to this many bytes come over one connection.
 const PARALLEL_FROM: u64 = 16 << 20;
-/// Pieces between the connection and the sink. Each is at most what one read gives, some 250 KiB.
-const PIPE: usize = 8;
 
 /// The bytes of a blob on their way here.
 ///
@@ -165,7 +161,12 @@ impl BlobStream {
         Ok(())
     }
 
-    fn verify(&self, digester: Digester) -> Result<()> {
+    /// The digester, for who hashes elsewhere; [`BlobStream::verify`] takes it back.
+    pub(super) fn take_digester(&mut self) -> Digester {
+        self.digester.take().unwrap_or_else(|| Digester::new(self.descriptor.digest.algorithm()))
+    }
+
+    pub(super) fn verify(&self, digester: Digester) -> Result<()> {
         let (expected, actual) = (self.descriptor.digest, digester.finish());
         if actual != expected {
             return Err(Error::DigestMismatch {
@@ -437,33 +438,5 @@ impl Client {
             return Ok(sink);
         }
         self.stream_into(self.blob_from(repository, descriptor, have, digester).await?, sink).await
-    }
-
-    async fn stream_into<S: BlobSink + 'static>(&self, mut stream: BlobStream, mut sink: S) -> Result<S> {
-        let digest = stream.descriptor.digest;
-        let mut digester = stream.digester.take().unwrap_or_else(|| Digester::new(digest.algorithm()));
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(PIPE);
-        let writer = task::blocking("writing a blob", move || {
-            while let Some(chunk) = receiver.blocking_recv() {
-                digester.update(&chunk);
-                sink.write(&chunk)?;
-            }
-            Ok((sink, digester))
-        });
-        let reader = async {
-            while let Some(chunk) = stream.next_chunk().await? {
-                if sender.send(chunk).await.is_err() {
-                    // The writer has failed and says why.
-                    break;
-                }
-            }
-            drop(sender);
-            Ok(())
-        };
-        let (read, written) = tokio::join!(reader, writer);
-        let (sink, digester) = written?.map_err(|source| Error::BlobWrite { digest, source })?;
-        read?;
-        stream.verify(digester)?;
-        Ok(sink)
     }
 }
