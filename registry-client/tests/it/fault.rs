@@ -153,6 +153,47 @@ async fn a_body_without_an_end_is_cut_at_the_cap() {
     }
 }
 
+/// A sink that tells when it is gone.
+struct Held(std::sync::mpsc::Sender<()>);
+
+impl image_core::BlobSink for Held {
+    fn write(&mut self, _chunk: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.send(()).ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_nobody_waits_for_ends() {
+    let (address, count) = endless("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let name = image_core::Reference::parse(&format!("{address}/x:1")).unwrap();
+    let descriptor = image_core::Descriptor::new(MediaType::OciEmpty, Digest::sha256(b"x"), 1 << 50);
+    let (gone, told) = std::sync::mpsc::channel();
+    let client = anonymous();
+    let download = client.blob_into(&name, &descriptor, Held(gone));
+    let begun = async move {
+        while *count.lock().unwrap() < 1 << 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! { _ = download => panic!("it has no end"), () = begun => {} }
+    let told = tokio::task::spawn_blocking(move || told.recv_timeout(Duration::from_secs(20)));
+    told.await.unwrap().expect("the sink is dropped");
+    // The server has one connection at a time: that it answers another one says that the first is closed.
+    let again = async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 15]).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("the connection is closed");
+}
+
 #[tokio::test]
 async fn retry_after_is_obeyed_and_told() {
     let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
