@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::{
@@ -130,26 +131,37 @@ const PROGRAMS: [&str; 19] = [
     "/usr/bin/true",
 ];
 
-/// Makes a root filesystem of the host's shell and some tools, with the libraries that their loader names.
+/// The programs as pairs of a file of the host and its place inside, and the libraries that their loader names.
+fn files() -> &'static [(PathBuf, PathBuf)] {
+    static FILES: OnceLock<Vec<(PathBuf, PathBuf)>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let inside = |path: &Path| path.strip_prefix("/").unwrap().to_path_buf();
+        let mut files = Vec::new();
+        let mut libraries = BTreeSet::new();
+        for program in PROGRAMS {
+            let Ok(real) = fs::canonicalize(program) else { continue };
+            // For tests the loader's own list will do. It is asked once: that is slower than all the copying.
+            let listed = Command::new("ldd").arg(&real).output().unwrap();
+            for word in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
+                if word.starts_with('/') {
+                    libraries.insert(PathBuf::from(word));
+                }
+            }
+            files.push((real, inside(Path::new(program))));
+        }
+        files.extend(libraries.into_iter().map(|library| (library.clone(), inside(&library))));
+        files
+    })
+}
+
+/// Makes a root filesystem of the host's shell and some tools. All are copies, so a test may write into them.
 pub(crate) fn fill(root: &Path) {
     for dir in ["bin", "etc", "tmp", "proc", "sys", "dev", "usr/bin"] {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
-    let mut wanted = BTreeSet::new();
-    for program in PROGRAMS {
-        let Ok(real) = fs::canonicalize(program) else { continue };
-        fs::copy(&real, root.join(program.trim_start_matches('/'))).unwrap();
-        // For tests the loader's own list will do.
-        let listed = Command::new("ldd").arg(&real).output().unwrap();
-        for word in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
-            if word.starts_with('/') {
-                wanted.insert(PathBuf::from(word));
-            }
-        }
-    }
-    for library in wanted {
-        let dest = root.join(library.strip_prefix("/").unwrap());
+    for (file, inside) in files() {
+        let dest = root.join(inside);
         fs::create_dir_all(dest.parent().unwrap()).unwrap();
-        fs::copy(&library, dest).unwrap();
+        fs::copy(file, dest).unwrap();
     }
 }
