@@ -32,6 +32,7 @@ pub(crate) mod nr {
     pub(crate) const STATX: usize = 332;
     pub(crate) const CLONE3: usize = 435;
     pub(crate) const CLOSE_RANGE: usize = 436;
+    pub(crate) const OPENAT2: usize = 437;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -64,6 +65,7 @@ pub(crate) mod nr {
     pub(crate) const STATX: usize = 291;
     pub(crate) const CLONE3: usize = 435;
     pub(crate) const CLOSE_RANGE: usize = 436;
+    pub(crate) const OPENAT2: usize = 437;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -72,14 +74,23 @@ global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call en
 #[cfg(target_arch = "aarch64")]
 global_asm!(".globl _start", "_start:", "mov x29, #0", "mov x30, #0", "bl entry", "brk #1");
 
-/// Makes a system call that the host chose, again when a signal came in between.
+/// How often a lookup that met a rename is tried: no rename that somebody else makes should fail a container, and nobody
+/// who renames without end should keep it waiting.
+const LOOKUPS: u32 = 1024;
+
+/// Makes a system call that the host chose, again when a signal came in between. A lookup beneath a root that goes up
+/// (`..`) also is made again when anything on the host was renamed or mounted meanwhile, as `openat2(2)` wants it.
 pub(crate) fn repeat(nr: usize, args: [usize; 6]) -> isize {
     const EINTR: isize = -4;
+    const EAGAIN: isize = -11;
+    let mut lookups = 1;
     loop {
         // SAFETY: the host compiled the call, and made room for what it writes.
         let answer = unsafe { call(nr, args) };
-        if answer != EINTR {
-            return answer;
+        match answer {
+            EINTR => {}
+            EAGAIN if nr == nr::OPENAT2 && lookups < LOOKUPS => lookups += 1,
+            _ => return answer,
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) mod arg {
 
 /// Kinds of steps.
 pub(crate) mod op {
-    /// A system call. EINTR is retried.
+    /// A system call. EINTR is retried, and EAGAIN of openat2 a bounded number of times.
     pub(crate) const CALL: u32 = 0;
     /// `out` = the number at offset arg 0, of arg 1 bytes (1, 2, 4 or 8).
     pub(crate) const LOAD: u32 = 1;
