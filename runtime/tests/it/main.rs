@@ -19,5 +19,6 @@ mod provoked;
 mod recover;
 mod seccomp;
 mod support;
+mod swap;
 mod threads;
 mod user_namespace;
