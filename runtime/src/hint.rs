@@ -38,6 +38,10 @@ pub(crate) fn step(note: &Note, errno: Errno) -> Option<Hint> {
             "this process may not lower oom_score_adj below its own (no CAP_SYS_RESOURCE)",
             "ask for no less",
         )),
+        ("move_mount", libc::EINVAL | libc::ENOTDIR) if note.phase == Phase::Mounts => Some(Hint::new(
+            "a directory cannot be mounted over a file, nor a file over a directory",
+            "give the mount a destination that is of the source's kind in the root filesystem, or is not there",
+        )),
         ("(check)", libc::ESTALE) => Some(Hint::new(
             "the directory was moved or replaced after it was opened",
             "keep it in place while the container is created",

@@ -129,3 +129,22 @@ fn phases_are_in_order() {
     assert_eq!(error.phase(), Some(Phase::Mounts), "{error:?}");
     assert_eq!(error.errno().unwrap().raw(), 2);
 }
+
+#[test]
+fn a_mount_over_the_other_kind_says_so() {
+    let Some(bench) = bench() else { return };
+    let file = bench.root().join("etc/plain");
+    fs::write(&file, "").unwrap();
+    let mounts = [
+        shell("true").mount_bind(bench.dir.path(), "/etc/plain", true),
+        shell("true").mount_bind(&file, "/tmp", true),
+        shell("true").mount_tmpfs("/etc/plain", ["mode=755"]),
+    ];
+    for spec in mounts {
+        let error = bench.run(spec).unwrap_err();
+        assert!(
+            error.hint().unwrap().fact().contains("a directory cannot be mounted over a file"),
+            "{error:?}"
+        );
+    }
+}
