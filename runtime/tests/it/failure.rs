@@ -76,7 +76,9 @@ pub(crate) fn host_state() -> Vec<String> {
     for link in ["cwd", "root", "ns/mnt", "ns/user", "ns/pid", "ns/net"] {
         state.push(fs::read_link(format!("/proc/self/{link}")).unwrap().display().to_string());
     }
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    // Of the thread that starts the containers: the main one is the test runner's, which blocks signals while it starts
+    // another test.
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     let kept = ["Umask", "SigBlk", "SigIgn", "SigCgt", "Cap", "Uid", "Gid", "NoNewPrivs"];
     state.extend(
         status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned),
