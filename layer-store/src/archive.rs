@@ -23,7 +23,7 @@ use crate::store::Store;
 
 mod load;
 
-pub use load::{load, load_allowing, load_layout};
+pub use load::{load, load_allowing, load_layout, load_layout_for};
 
 const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";

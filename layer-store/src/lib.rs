@@ -85,7 +85,7 @@ mod view;
 mod volume;
 
 // The public interface is:
-pub use archive::{Loaded, load, load_allowing, load_layout, save};
+pub use archive::{Loaded, load, load_allowing, load_layout, load_layout_for, save};
 pub use blob::{Encoding, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};

@@ -124,7 +124,7 @@ pub(super) async fn image(build: &Build, name: &str, request: &ImageRequest) -> 
             Ok(record) if store.image_layers(&record).is_ok() => Ok(record),
             _ => {
                 // Names in it stay its own.
-                layer_store::load_layout(&store, &path, Some(now), &|_| false)?;
+                layer_store::load_layout_for(&store, &path, &platform, Some(now), &|_| false)?;
                 Ok(store.image(&id)?)
             }
         }

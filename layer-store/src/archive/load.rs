@@ -70,8 +70,22 @@ pub fn load_layout(
     now: Option<Timestamp>,
     allowed: &dyn Fn(&Reference) -> bool,
 ) -> Result<Vec<Loaded>> {
+    load_layout_for(store, path, &Platform::host(), now, allowed)
+}
+
+/// As [`load_layout`], but of an image for several platforms the one for `platform` is taken.
+///
+/// # Errors
+/// As [`load_layout`].
+pub fn load_layout_for(
+    store: &Store,
+    path: &Path,
+    platform: &Platform,
+    now: Option<Timestamp>,
+    allowed: &dyn Fn(&Reference) -> bool,
+) -> Result<Vec<Loaded>> {
     let work = store.begin()?;
-    let mut members = Members::of(&work);
+    let mut members = Members { platform: platform.clone(), ..Members::of(&work) };
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(Error::io("open", path))?;
     let root = Dir::held(fd, path);
@@ -106,11 +120,14 @@ struct Members<'a> {
     links: BTreeMap<String, String>,
     /// Of all files.
     bytes: u64,
+    /// Which image of an index is taken.
+    platform: Platform,
 }
 
 impl<'a> Members<'a> {
-    const fn of(work: &'a Transaction) -> Self {
-        Self { work, files: BTreeMap::new(), links: BTreeMap::new(), bytes: 0 }
+    fn of(work: &'a Transaction) -> Self {
+        let (files, links) = (BTreeMap::new(), BTreeMap::new());
+        Self { work, files, links, bytes: 0, platform: Platform::host() }
     }
 
     fn read(&mut self, archive: &mut TarReader<impl BufRead>) -> Result<()> {
@@ -196,7 +213,7 @@ impl<'a> Members<'a> {
         Ok(plans)
     }
 
-    /// The image that `entry` describes; of several platforms the host's, or else what is there.
+    /// The image that `entry` describes; of several platforms the one that is asked for, or else what is there.
     fn plan(
         &self,
         entry: &Descriptor,
@@ -213,7 +230,7 @@ impl<'a> Members<'a> {
             let is_there = |entry: &&Descriptor| self.files.contains_key(&at(&entry.digest));
             let is_image =
                 |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
-            let best = index.select(&Platform::host()).filter(is_there);
+            let best = index.select(&self.platform).filter(is_there);
             let chosen = best.or_else(|| index.manifests.iter().filter(is_image).find(is_there));
             let missing = || Error::NotFound { kind: "image in the index", name: entry.digest.to_string() };
             return self.plan(chosen.ok_or_else(missing)?, name, depth - 1, plans);
