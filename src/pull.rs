@@ -89,7 +89,7 @@ impl Engine {
         let id = record.id();
         if own {
             if name.tag().is_some() {
-                self.store().tag(&name, &id, now)?;
+                self.store().tag_as(&name, &id, Some(digest), now)?;
             }
             self.store().tag(&name.at_digest(digest), &id, now)?;
         } else {

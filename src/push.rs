@@ -72,7 +72,14 @@ impl Engine {
         if !same {
             self.client().push_manifest(&name, &manifest.media_type, Bytes::from(bytes)).await?;
         }
-        self.store().tag(&name.at_digest(manifest.digest), &image.id(), Some(self.now()))?;
+        let (now, digest) = (Some(self.now()), manifest.digest);
+        self.store().tag(&name.at_digest(digest), &image.id(), now)?;
+        if let Some(tag) = self.store().find_tag(&name)?
+            && tag.image == image.id()
+            && name.digest().is_none()
+        {
+            self.store().tag_as(&name, &image.id(), Some(digest), tag.tagged)?;
+        }
         Ok(manifest)
     }
 

@@ -136,6 +136,10 @@ pub struct Tag {
     /// When it was given, on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tagged: Option<Timestamp>,
+    /// What the registry of the name said that it means, of the index where there is one; none when the name was given
+    /// here. See [`Store::tag_as`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// The name of the file of a name.
@@ -217,6 +221,20 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] when the image is not there.
     pub fn tag(&self, name: &Reference, image: &ImageId, now: Option<Timestamp>) -> Result<Option<ImageId>> {
+        self.tag_as(name, image, None, now)
+    }
+
+    /// As [`Self::tag`], of a name that means `digest` in its registry.
+    ///
+    /// # Errors
+    /// As [`Self::tag`].
+    pub fn tag_as(
+        &self,
+        name: &Reference,
+        image: &ImageId,
+        digest: Option<Digest>,
+        now: Option<Timestamp>,
+    ) -> Result<Option<ImageId>> {
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
         self.image(image)?;
         let name = name.with_default_tag();
@@ -228,7 +246,7 @@ impl Store {
             let record = TagHistory { name: name.clone(), past };
             self.places.history.replace_json(&ref_file(&name), &record)?;
         }
-        self.places.refs.replace_json(&ref_file(&name), &Tag { name, image: *image, tagged: now })?;
+        self.places.refs.replace_json(&ref_file(&name), &Tag { name, image: *image, tagged: now, digest })?;
         Ok(before)
     }
 
@@ -260,7 +278,7 @@ impl Store {
         if ref_file(&name) != file || self.image(&last.image).is_err() {
             return Ok(false);
         }
-        let tag = Tag { name, image: last.image, tagged: last.tagged };
+        let tag = Tag { name, image: last.image, tagged: last.tagged, digest: None };
         self.places.refs.replace_json(file, &tag)?;
         Ok(true)
     }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dockerfile::ImageRequest;
 use image_core::{Digest, ImageId, Platform, Reference};
+use layer_store::Tag;
 
 use super::policy::{self, Source};
 use super::{Build, layout};
@@ -75,7 +76,7 @@ pub(super) async fn image(build: &Build, request: &ImageRequest) -> Result<Image
             if request.platform.rank(&image.config().platform()).is_some() {
                 let digest = match exact.digest() {
                     Some(digest) => Some(*digest),
-                    None => known_digest(build, &exact, image.id())?,
+                    None => known_digest(build, &tag, &image)?,
                 };
                 keep(build, request, &image, digest);
                 return Ok(image);
@@ -92,11 +93,14 @@ fn keep(build: &Build, request: &ImageRequest, image: &Image, digest: Option<Dig
     build.bases.keep(BaseImage { reference, platform, id: image.id(), digest });
 }
 
-/// The digest that `name` had when it was pulled or pushed.
-fn known_digest(build: &Build, name: &Reference, id: ImageId) -> Result<Option<Digest>> {
-    let digests = build.engine.store().tags()?.into_iter().filter_map(|tag| {
-        let same = tag.image == id && tag.name.domain() == name.domain() && tag.name.path() == name.path();
-        tag.name.digest().copied().filter(|_| same)
-    });
-    Ok(digests.min())
+/// The digest that the name had when it was pulled or pushed. What other names there are is not looked at: a build must
+/// not cost more the more images there are.
+fn known_digest(build: &Build, tag: &Tag, image: &Image) -> Result<Option<Digest>> {
+    if tag.digest.is_some() {
+        return Ok(tag.digest);
+    }
+    // A new name, in the same repository, for what was pulled or pushed.
+    let Some(manifest) = &image.record().manifest else { return Ok(None) };
+    let found = build.engine.store().find_tag(&tag.name.at_digest(manifest.digest))?;
+    Ok(found.filter(|found| found.image == image.id()).map(|_| manifest.digest))
 }

@@ -50,6 +50,13 @@ async fn an_index_for_several_platforms_is_built_pushed_and_stood_on() {
         assert_eq!(image.bases.len(), 1);
         assert_eq!(image.bases[0].digest, Some(pushed.digest), "what the name means is the index");
     }
+    // From the store alone, the name still means the index.
+    let here = second.build(Context::directory(files.path())).run().await.unwrap();
+    assert_eq!(here.bases[0].digest, Some(pushed.digest));
+    // Another image under the name is one that was made here.
+    second.tag(&here.image, &name).unwrap();
+    let upon = second.build(Context::directory(files.path())).run().await.unwrap();
+    assert_eq!((upon.bases[0].id, upon.bases[0].digest), (here.image.id(), None));
     // A name of the store stays that of the engine's platform.
     assert_eq!(second.image(&name.familiar()).unwrap().config().platform().architecture, "amd64");
     registry.shutdown().await;
@@ -76,6 +83,17 @@ async fn a_run_for_a_foreign_processor_says_what_is_missing() {
         "{failed:?}"
     );
     assert!(failed.hint().unwrap().contains("binfmt_misc"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_a_device_is_refused_by_name_and_line() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let text = "# syntax=docker/dockerfile:1-labs\nFROM scratch\nCOPY f /f\nRUN --device=vendor.com/gpu=0 [\"/f\"]\n";
+    let files = context(&[("Dockerfile", text), ("f", "f")]);
+    let refused = engine.build(Context::directory(files.path())).run().await.unwrap_err();
+    let Error::Unsupported { what } = &refused else { panic!("{refused:?}") };
+    assert_eq!(what, "RUN --device (line 4)");
 }
 
 #[tokio::test(flavor = "multi_thread")]
