@@ -260,11 +260,7 @@ impl Build {
         let identity =
             self.context.path().map_or_else(|| PathBuf::from(self.context.identity()), Path::to_owned);
         let hashes = Arc::new(hashes::Hashes::load(self.engine.state(), &identity));
-        let ready = {
-            let (context, state, hashes) =
-                (self.context.clone(), self.engine.state().to_owned(), hashes.clone());
-            crate::task::blocking(move || context.ready(&state, &hashes)).await?
-        };
+        let ready = self.context.ready(&self.engine, &hashes).await?;
         let (text, file) = self.source(&ready)?;
         let parsed = Dockerfile::parse(&text).map_err(|errors| Error::Dockerfile(Box::new(errors)))?;
         let mut options = self.options()?;
@@ -284,6 +280,9 @@ impl Build {
             return Ok((text.to_vec(), None));
         }
         match (&self.dockerfile, ready) {
+            (_, context::Ready::Text(_)) => {
+                Ok((ready.read(Path::new(context::remote::NAME), DOCKERFILE_LIMIT)?, None))
+            }
             (Some(path), context::Ready::Directory(_)) => {
                 Ok((read(path, DOCKERFILE_LIMIT)?, Some(path.clone())))
             }
@@ -299,7 +298,7 @@ impl Build {
                 };
                 let file = match ready {
                     context::Ready::Directory(root) => Some(root.join("Dockerfile")),
-                    context::Ready::Tree(_) => None,
+                    context::Ready::Tree(_) | context::Ready::Text(_) => None,
                 };
                 Ok((text, file))
             }

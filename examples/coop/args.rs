@@ -153,7 +153,7 @@ pub(crate) struct Build {
     /// Print the image ID alone
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// The context directory
+    /// The context: a directory, - for a tar archive from the standard input, a git repository, or a URL
     pub(crate) path: PathBuf,
 }
 

@@ -69,19 +69,19 @@ fn ssh(build: Building, text: &str) -> Outcome<Building> {
     Ok(build.ssh(id, socket))
 }
 
+fn is_git(text: &str) -> bool {
+    text.starts_with("git@") || text.contains(".git#") || text.ends_with(".git") || text.starts_with("git://")
+}
+
 fn named(build: Building, text: &str) -> Outcome<Building> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| format!("invalid context value: {text}, expected key=value"))?;
-    let is_git = value.starts_with("git@")
-        || value.contains(".git#")
-        || value.ends_with(".git")
-        || value.starts_with("git://");
     let context = match value.strip_prefix("docker-image://") {
         Some(image) => NamedContext::Image(image.parse()?),
         None if value.starts_with("oci-layout://") => {
             NamedContext::layout(value).ok_or_else(|| format!("invalid OCI layout: {value}"))?
         }
-        None if is_git => NamedContext::Git(value.to_owned()),
+        None if is_git(value) => NamedContext::Git(value.to_owned()),
         None => NamedContext::Directory(Context::directory(value)),
     };
     Ok(build.context(name, context))
@@ -111,6 +111,9 @@ fn output(text: &str) -> Outcome<Option<Output>> {
 fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
     let context = match args.path.to_str() {
         Some("-") => Context::tar(std::io::stdin()),
+        // As docker: what is there is meant, then a repository, then a file.
+        Some(text) if !args.path.exists() && is_git(text) => Context::git(text),
+        Some(text) if text.starts_with("http://") || text.starts_with("https://") => Context::url(text),
         _ => Context::directory(&args.path),
     };
     let mut build = engine.build(context).no_cache(args.no_cache).pull(args.pull).parallel(args.jobs);

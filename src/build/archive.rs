@@ -17,10 +17,36 @@ use super::hashes::{Hashes, Stat};
 use super::tree::{Content, Disk, Node, NodeKind, Tree, components};
 use crate::error::{Error, Result};
 
-/// More entries than this are refused: memory is bounded.
-const ENTRIES_LIMIT: usize = 5_000_000;
-/// More bytes than this are refused: a small file may claim to be endless.
-const BYTES_LIMIT: u64 = 1 << 40;
+/// What an archive may be: a small file may claim to be endless.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Bytes when it is decoded.
+    pub(super) bytes: u64,
+    /// Entries, which are what takes memory.
+    pub(super) entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 1 << 40, entries: 5_000_000 }
+    }
+}
+
+/// Gives an error instead of more than so many bytes: an archive that is cut would be another archive.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let over = || std::io::Error::other("the archive is larger than is allowed");
+        self.left = self.left.checked_sub(count as u64).ok_or_else(over)?;
+        Ok(count)
+    }
+}
+
 /// What is read ahead to find out what it is.
 const HEAD: usize = 1 << 10;
 
@@ -32,6 +58,10 @@ fn fail(source_name: &str) -> impl Fn(std::io::Error) -> Error + '_ {
 
 /// Opens `content` as an archive; `None` when it is none.
 pub(super) fn open(content: Box<dyn Read + Send>, name: &str) -> Result<Option<Entries>> {
+    open_within(content, name, Limits::default().bytes)
+}
+
+fn open_within(content: Box<dyn Read + Send>, name: &str, bytes: u64) -> Result<Option<Entries>> {
     let mut content = BufReader::with_capacity(HEAD.max(64 << 10), content);
     let head = content.fill_buf().map_err(fail(name))?;
     let starts = |magic: &[u8]| head.starts_with(magic);
@@ -48,7 +78,7 @@ pub(super) fn open(content: Box<dyn Read + Send>, name: &str) -> Result<Option<E
     let mut decoded = BufReader::with_capacity(64 << 10, decoded);
     // Compressed bytes that are no archive are a file like any other; so is what cannot be decoded.
     let is_tar = decoded.fill_buf().is_ok_and(is_tar);
-    let bounded: Box<dyn Read + Send> = Box::new(decoded.take(BYTES_LIMIT));
+    let bounded: Box<dyn Read + Send> = Box::new(Bounded { inner: decoded, left: bytes });
     Ok(is_tar.then(|| Archive::new(bounded)))
 }
 
@@ -74,7 +104,7 @@ pub(super) fn extract(mut archive: Entries, composer: &mut Composer, dest: &[u8]
     };
     for (count, entry) in archive.entries().map_err(fail(name))?.enumerate() {
         let mut entry = entry.map_err(fail(name))?;
-        if count >= ENTRIES_LIMIT {
+        if count as u64 >= Limits::default().entries {
             return Err(refuse(dest, "the archive has too many entries"));
         }
         let path = entry.path_bytes().into_owned();
@@ -100,19 +130,24 @@ pub(super) fn extract(mut archive: Entries, composer: &mut Composer, dest: &[u8]
     Ok(())
 }
 
-/// A tar stream as a tree: what a context in a tar is. Contents go to a scratch directory.
-pub(super) fn tree(stream: Box<dyn Read + Send>, state: &Path, hashes: &Arc<Hashes>) -> Result<Tree> {
-    let name = "the tar stream of the context";
+/// A tar stream as a tree: what a context in a tar is; `None` when it is no archive. Contents go to a scratch directory.
+pub(super) fn tree(
+    stream: Box<dyn Read + Send>,
+    name: &str,
+    limits: Limits,
+    state: &Path,
+    hashes: &Arc<Hashes>,
+) -> Result<Option<Tree>> {
     let refuse =
         |reason: &str| Error::Io { path: name.into(), source: std::io::Error::other(reason.to_owned()) };
-    let Some(mut archive) = open(stream, name)? else { return Err(refuse("it is no tar archive")) };
+    let Some(mut archive) = open_within(stream, name, limits.bytes)? else { return Ok(None) };
     let scratch = super::git::scratch(state)?;
     let root = rustix::fs::open(&scratch.0, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = Arc::new(root.map_err(|errno| fail(name)(errno.into()))?);
     let mut nodes: BTreeMap<Vec<u8>, Node> = BTreeMap::new();
     for (count, entry) in archive.entries().map_err(fail(name))?.enumerate() {
         let mut entry = entry.map_err(fail(name))?;
-        if count >= ENTRIES_LIMIT {
+        if count as u64 >= limits.entries {
             return Err(refuse("it has too many entries"));
         }
         let path = clean(&entry.path_bytes()).ok_or_else(|| refuse("a name leads out of it"))?;
@@ -165,7 +200,7 @@ pub(super) fn tree(stream: Box<dyn Read + Send>, state: &Path, hashes: &Arc<Hash
     }
     let mut tree = Tree::new(nodes, false);
     tree.held = Some(Arc::new(scratch));
-    Ok(tree)
+    Ok(Some(tree))
 }
 
 enum Failure {

@@ -12,8 +12,11 @@ use dockerfile::plan::GitSource;
 use super::archive;
 use super::hashes::Hashes;
 use super::tree::{Content, Node, NodeKind, Tree, components};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::task::blocking;
 
+pub(super) mod remote;
 mod scan;
 
 /// The largest ignore file that is read, in bytes.
@@ -24,7 +27,7 @@ const IGNORE_LIMIT: u64 = 16 << 20;
 /// | kind | owners and times of its files | its `.dockerignore` |
 /// | --- | --- | --- |
 /// | directory | do not count | is applied |
-/// | tar, files in memory, git | are part of it | is a file like any other, as in BuildKit |
+/// | tar, files in memory, git, archive behind a URL | are part of it | is a file like any other, as in BuildKit |
 #[derive(Clone)]
 pub struct Context(Source);
 
@@ -34,6 +37,7 @@ enum Source {
     Tar(Arc<Mutex<Option<Box<dyn Read + Send>>>>),
     Memory(Arc<BTreeMap<String, Vec<u8>>>),
     Git(String),
+    Url(String),
 }
 
 impl fmt::Debug for Context {
@@ -47,6 +51,8 @@ impl fmt::Debug for Context {
 pub(super) enum Ready {
     Directory(PathBuf),
     Tree(Arc<Tree>),
+    /// A single file, which is the Dockerfile.
+    Text(Arc<Tree>),
 }
 
 impl Context {
@@ -75,6 +81,14 @@ impl Context {
         Self(Source::Git(url.into()))
     }
 
+    /// What is behind a URL of http or https, as docker takes it: a tar archive, plain or compressed, is the context;
+    /// any other file is the Dockerfile, whatever name the build gives for it, and alone in its context as `context`.
+    /// The engine's registry client fetches it. An archive may hold what [`layer_store::Budget`] allows a layer.
+    #[must_use]
+    pub fn url(url: impl Into<String>) -> Self {
+        Self(Source::Url(url.into()))
+    }
+
     /// What tells this context from others, for people and for finding what a build did last time.
     pub(super) fn identity(&self) -> String {
         match &self.0 {
@@ -82,6 +96,7 @@ impl Context {
             Source::Tar(_) => "tar".to_owned(),
             Source::Memory(_) => "memory".to_owned(),
             Source::Git(url) => url.clone(),
+            Source::Url(url) => remote::shown(url),
         }
     }
 
@@ -93,17 +108,29 @@ impl Context {
         }
     }
 
-    /// Makes the files reachable: reads the stream, fetches the repository. Blocks.
-    pub(super) fn ready(&self, state: &Path, hashes: &Arc<Hashes>) -> Result<Ready> {
+    /// Makes the files reachable: reads the stream, fetches the repository or the file.
+    pub(super) async fn ready(&self, engine: &Engine, hashes: &Arc<Hashes>) -> Result<Ready> {
+        if let Source::Url(url) = &self.0 {
+            return remote::fetch(engine, url, hashes).await;
+        }
+        let (context, state, hashes) = (self.clone(), engine.state().to_owned(), hashes.clone());
+        blocking(move || context.here(&state, &hashes)).await
+    }
+
+    fn here(&self, state: &Path, hashes: &Arc<Hashes>) -> Result<Ready> {
         let tree = match &self.0 {
             Source::Directory(path) => return Ok(Ready::Directory(path.clone())),
+            Source::Url(_) => return Err(Error::unsupported("a URL where nothing is fetched")),
             Source::Tar(stream) => {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let stream = stream.ok_or_else(|| Error::Io {
                     path: "the tar stream of the context".into(),
                     source: std::io::Error::other("it was read by an earlier build"),
                 })?;
-                archive::tree(stream, state, hashes)?
+                let name = "the tar stream of the context";
+                archive::tree(stream, name, archive::Limits::default(), state, hashes)?.ok_or_else(|| {
+                    Error::Io { path: name.into(), source: std::io::Error::other("it is no tar archive") }
+                })?
             }
             Source::Memory(files) => {
                 let mut nodes = BTreeMap::new();
@@ -135,7 +162,7 @@ impl Ready {
     pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
         match self {
             Self::Directory(root) => super::read(&root.join(path), limit),
-            Self::Tree(tree) => {
+            Self::Tree(tree) | Self::Text(tree) => {
                 let fail = |source| Error::Io { path: path.to_owned(), source };
                 let missing = || fail(std::io::ErrorKind::NotFound.into());
                 let real = tree.resolve(path.as_os_str().as_encoded_bytes()).ok_or_else(missing)?;
@@ -165,7 +192,7 @@ impl Ready {
                 let ignore = ignore(path, dockerfile)?;
                 Ok(Arc::new(scan::scan(path, ignore.as_ref(), wanted, hashes)?))
             }
-            Self::Tree(tree) => Ok(tree.clone()),
+            Self::Tree(tree) | Self::Text(tree) => Ok(tree.clone()),
         }
     }
 
@@ -173,7 +200,7 @@ impl Ready {
     pub(super) fn ignore_text(&self, dockerfile: Option<&Path>) -> Result<Option<String>> {
         match self {
             Self::Directory(path) => Ok(ignore_file(path, dockerfile)?.map(|(_, text)| text)),
-            Self::Tree(_) => Ok(None),
+            Self::Tree(_) | Self::Text(_) => Ok(None),
         }
     }
 }

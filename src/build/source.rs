@@ -45,8 +45,8 @@ pub(super) async fn context(solver: &Arc<Solver>, index: usize, name: Option<&st
         }
         Some(name) => match solver.build.contexts.get(name) {
             Some(NamedContext::Directory(context)) => {
-                let (context, state) = (context.clone(), solver.build.engine.state().to_owned());
-                blocking(move || context.ready(&state, &hashes)?.tree(None, &wanted, &hashes)).await?
+                let ready = context.ready(&solver.build.engine, &hashes).await?;
+                blocking(move || ready.tree(None, &wanted, &hashes)).await?
             }
             _ => return Err(Error::unsupported(format!("the named context {name}"))),
         },

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use cooperage::{Context, NamedContext, Output};
+use cooperage::{Context, Error, NamedContext, Output};
 
 use crate::{context, engine};
 
@@ -135,4 +135,84 @@ async fn a_named_context_may_be_in_memory() {
         .await
         .unwrap();
     assert!(engine.view(&built.image).unwrap().find(b"f").is_some());
+}
+
+/// A server of one file, which says how it was asked.
+async fn serve(body: Vec<u8>) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.unwrap());
+            }
+            let status = if asked.starts_with(b"GET /there") { "200 OK" } else { "404 Not Found" };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+        }
+    });
+    (addr, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_behind_a_url_is_an_archive_or_a_dockerfile() {
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    // An archive, as a stream of the same bytes would be.
+    let files = context(&[("Dockerfile", "FROM scratch\nCOPY src /src\n"), ("src/x", "x")]);
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_dir_all(".", files.path()).unwrap();
+    let plain = builder.into_inner().unwrap();
+    let mut zipped = cooperage::store::GzipWriter::new(Vec::new()).unwrap();
+    std::io::Write::write_all(&mut zipped, &plain).unwrap();
+    let (addr, server) = serve(zipped.finish().unwrap()).await;
+    let url = |path: &str| Context::url(format!("http://{addr}/{path}"));
+    let fetched = engine.build(url("there.tar.gz?token=secret")).run().await.unwrap();
+    let streamed = engine.build(Context::tar(std::io::Cursor::new(plain))).run().await.unwrap();
+    assert_eq!(fetched.image.id(), streamed.image.id());
+    assert_eq!(engine.builds().unwrap()[1].name, format!("http://{addr}/there.tar.gz"), "no token in it");
+    let missing = engine.build(url("gone")).run().await.unwrap_err();
+    assert!(matches!(missing, Error::Registry(_)), "{missing:?}");
+    server.abort();
+    // Anything else is the Dockerfile, and alone in its context; a name for it does not count.
+    let text = "FROM scratch\nCOPY . /all/\n";
+    let (addr, server) = serve(text.as_bytes().to_vec()).await;
+    let build = engine.build(Context::url(format!("http://{addr}/there"))).dockerfile("other");
+    let built = build.run().await.unwrap();
+    let view = engine.view(&built.image).unwrap();
+    let (entry, layer) = view.find(b"all/context").unwrap();
+    assert_eq!((entry.mode, entry.mtime.0.min(1_445_412_480)), (0o600, entry.mtime.0));
+    let mut copied = String::new();
+    let mut file = layer.open_file(engine.store().authority(), b"all/context").unwrap();
+    std::io::Read::read_to_string(&mut file, &mut copied).unwrap();
+    assert_eq!(copied, text);
+    assert_eq!(view.below(b"all").len(), 2);
+    server.abort();
+    // A bomb: more than a layer of its size may hold.
+    let mut bomb = cooperage::store::GzipWriter::new(Vec::new()).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(400 << 20);
+    header.set_path("zeros").unwrap();
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_cksum();
+    std::io::Write::write_all(&mut bomb, header.as_bytes()).unwrap();
+    for _ in 0..400 {
+        std::io::Write::write_all(&mut bomb, &[0; 1 << 20]).unwrap();
+    }
+    let (addr, server) = serve(bomb.finish().unwrap()).await;
+    let error = engine.build(Context::url(format!("http://{addr}/there.tgz"))).run().await.unwrap_err();
+    assert!(format!("{error:?}").contains("larger than is allowed"), "{error:?}");
+    server.abort();
+    // Nothing of them stays.
+    assert_eq!(std::fs::read_dir(store.path().join("state/scratch")).map_or(0, Iterator::count), 0);
 }
