@@ -13,6 +13,8 @@ use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::task::blocking;
 
+mod index;
+
 /// Where an image goes besides the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -224,11 +224,15 @@ fn render(last: &Mutex<usize>, event: &Event) {
     eprintln!("{event}");
 }
 
-/// Several platforms: their index is pushed, as the store has no place for it.
+/// Several platforms: their index is pushed or written, as the store has no place for it.
 async fn build_index(engine: &Engine, args: &Build) -> Outcome {
-    if !args.push || !args.output.is_empty() {
-        return Err("several platforms make an index, which only --push takes".into());
+    let outputs: Vec<Output> =
+        args.output.iter().filter_map(|text| output(text).transpose()).collect::<Outcome<_>>()?;
+    if !args.push && outputs.is_empty() {
+        return Err("several platforms make an index, which --push or --output takes".into());
     }
+    let names: Vec<cooperage::image::Reference> =
+        args.tag.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
     let platforms: Vec<_> = args.platform.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let (quiet, last) = (args.quiet, Mutex::new(0));
     let build = configure(engine, args)?.on_event(move |event: &Event| {
@@ -237,9 +241,12 @@ async fn build_index(engine: &Engine, args: &Build) -> Outcome {
         }
     });
     let built = build.run_all(&platforms).await?;
+    for output in &outputs {
+        engine.export_index(&built, &names, output).await?;
+    }
     let events: cooperage::EventSink = std::sync::Arc::new(|_| ());
-    for tag in &args.tag {
-        engine.push_index(&built, &tag.parse()?, &events).await?;
+    for name in names.iter().filter(|_| args.push) {
+        engine.push_index(&built, name, &events).await?;
     }
     println!("{}", built.descriptor().digest);
     Ok(())

@@ -38,7 +38,7 @@ use crate::task::blocking;
 const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// The largest cache config that is read, in bytes.
 const LIMIT: u64 = 64 << 20;
-const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
+pub(crate) const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 
 /// Where a build cache is kept outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]

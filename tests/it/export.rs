@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use cooperage::{Context, Error, NamedContext, Output};
+use cooperage::{Context, Error, LayoutImage, NamedContext, Output};
 
 use crate::{context, engine};
 
@@ -135,6 +135,85 @@ async fn a_named_context_may_be_in_memory() {
         .await
         .unwrap();
     assert!(engine.view(&built.image).unwrap().find(b"f").is_some());
+}
+
+const CROSS: &str =
+    "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY ${TARGETARCH} /program\nCOPY both /both\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_several_platforms_leaves_as_a_layout() {
+    let (store, empty, at) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (first, second) = (engine(&store).await, engine(&empty).await);
+    let files = context(&[("Dockerfile", CROSS), ("amd64", "A"), ("arm64", "B"), ("both", "C")]);
+    let platforms = ["linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap()];
+    let built = first.build(Context::directory(files.path())).run_all(&platforms).await.unwrap();
+    let names = ["example.com/cross:v1".parse().unwrap()];
+    let layout = at.path().join("layout");
+    first.export_index(&built, &names, &Output::Layout(layout.clone())).await.unwrap();
+    let archive = at.path().join("cross.tar");
+    first.export_index(&built, &names, &Output::Archive(archive.clone())).await.unwrap();
+
+    // Every blob is what its name says; index, two manifests, two configs, and the layer that both share once.
+    let hex = built.descriptor().digest.hex();
+    let mut blobs = Vec::new();
+    for blob in std::fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap();
+        let digest = cooperage::image::Digest::sha256(&std::fs::read(blob.path()).unwrap());
+        assert_eq!(digest.hex(), blob.file_name().to_str().unwrap());
+        blobs.push(digest.hex());
+    }
+    assert!(blobs.contains(&hex));
+    assert_eq!(blobs.len(), 1 + 2 + 2 + 3);
+    let top = std::fs::read_to_string(layout.join("index.json")).unwrap();
+    assert!(top.contains(&hex) && top.contains("\"org.opencontainers.image.ref.name\":\"v1\""), "{top}");
+    // The archive is the same layout.
+    let unpacked = at.path().join("unpacked");
+    tar::Archive::new(std::fs::File::open(&archive).unwrap()).unpack(&unpacked).unwrap();
+    for name in ["index.json", "oci-layout", &format!("blobs/sha256/{hex}")] {
+        assert_eq!(
+            std::fs::read(unpacked.join(name)).unwrap(),
+            std::fs::read(layout.join(name)).unwrap(),
+            "{name}"
+        );
+    }
+
+    // Another store builds upon it, for each platform, and takes it as an archive.
+    let text = "FROM given\nCOPY both /more\n";
+    for (platform, arch) in platforms.iter().zip(["amd64", "arm64"]) {
+        let upon = second.build(Context::directory(files.path())).dockerfile_text(text);
+        let given = NamedContext::Layout(layout.clone(), LayoutImage::Tag("v1".to_owned()));
+        let upon = upon.platform(platform.clone()).context("given", given).run().await.unwrap();
+        assert_eq!(upon.image.config().config.labels.get("arch").map(String::as_str), Some(arch));
+    }
+    let mut file = std::fs::File::open(&archive).unwrap();
+    let loaded = cooperage::store::load(second.store(), &mut file, None).unwrap();
+    assert!(loaded.iter().any(|loaded| loaded.image == built.images[0].1.image.id()), "{loaded:?}");
+
+    // Root file systems: a directory each; a tar file has no place for them.
+    let out = at.path().join("out");
+    first.export_index(&built, &[], &Output::Directory(out.clone())).await.unwrap();
+    for (place, content) in [("linux_amd64", "A"), ("linux_arm64", "B")] {
+        assert_eq!(std::fs::read_to_string(out.join(place).join("program")).unwrap(), content);
+    }
+    let refused = first.export_index(&built, &[], &Output::Tar(at.path().join("no.tar"))).await.unwrap_err();
+    assert!(matches!(refused, Error::Unsupported { .. }), "{refused:?}");
+
+    // skopeo reads it, every platform of it.
+    let copied = at.path().join("copied");
+    let done = std::process::Command::new("skopeo")
+        .args(["copy", "--all", "--quiet"])
+        .arg(format!("oci-archive:{}", archive.display()))
+        .arg(format!("dir:{}", copied.display()))
+        .output();
+    match done {
+        Err(_) => crate::base::skipped("skopeo is not there"),
+        Ok(done) => {
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let manifest = std::fs::read(copied.join("manifest.json")).unwrap();
+            assert_eq!(manifest, built.index.bytes());
+        }
+    }
 }
 
 /// A server of one file, which says how it was asked.
