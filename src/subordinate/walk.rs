@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use layer_store::authority::Found;
 use runtime::{CallId, FileBatch, FileStat, UserNamespace};
 
-use super::compile::{O_DIRECTORY, O_PATH, again};
+use super::compile::{O_DIRECTORY, O_NOATIME, O_PATH, again};
 
 /// Deeper trees are refused: recursion is bounded.
 const DEPTH_LIMIT: usize = 1_024;
@@ -28,7 +28,7 @@ type Entered = (OwnedFd, Vec<(Vec<u8>, Option<bool>)>);
 fn enter(namespace: &UserNamespace, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Entered> {
     let mut batch = FileBatch::new();
     let slot = batch.give(dir);
-    let (open, inner) = batch.open(slot, name, O_DIRECTORY);
+    let (open, inner) = batch.open(slot, name, O_DIRECTORY | O_NOATIME);
     batch.hand_back(open);
     let mut list = batch.list(inner);
     let mut outcome = namespace.perform(batch)?;

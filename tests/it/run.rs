@@ -186,6 +186,26 @@ async fn independent_stages_run_at_once_and_give_what_one_at_a_time_gives() {
     assert_eq!(ids[0], ids[1]);
 }
 
+/// zip writes it down, and an image with such a file would be another one each time.
+#[tokio::test]
+async fn regression_of_access_times_a_step_sees_nothing_of_when_the_build_was() {
+    let text = format!(
+        "FROM {NAME}\nCOPY d /d\nRUN echo x > /x && cat /d/f\nRUN cat /d/f /x && stat -c '%n %x' /d /d/f /x > /times\n"
+    );
+    let files = context(&[("Dockerfile", &text), ("d/f", "f")]);
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let store = tempfile::tempdir().unwrap();
+        let engine = engine(&store).await;
+        if base(&engine).await.is_none() {
+            return;
+        }
+        let built = engine.build(Context::directory(files.path())).run().await.unwrap();
+        seen.push((read(&engine, &built.image, "times").unwrap(), built.image.id()));
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
 #[tokio::test]
 async fn concurrent_identical_builds_do_the_work_once() {
     let store = tempfile::tempdir().unwrap();
