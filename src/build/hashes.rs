@@ -11,7 +11,7 @@
 //!  <state>/contexts/<sha256 of the path>      {"version":1,"files":{"<dev>:<inode>":[size,[mtime,ns],[ctime,ns],"sha256:…"]}}
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -51,12 +51,8 @@ impl Stat {
     }
 
     /// Two names with the same identity are one file.
-    pub(super) const fn identity(self) -> (u64, u64) {
+    pub(super) const fn identity(self) -> Identity {
         (self.device, self.inode)
-    }
-
-    fn key(self) -> String {
-        format!("{:x}:{:x}", self.device, self.inode)
     }
 
     fn is_settled(self, now: SystemTime) -> bool {
@@ -67,8 +63,20 @@ impl Stat {
 }
 
 /// `[size, mtime, ctime, digest]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Known(u64, Time, Time, Digest);
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn name((device, inode): Identity) -> String {
+    format!("{device:x}:{inode:x}")
+}
+
+fn identity(name: &str) -> Option<Identity> {
+    let (device, inode) = name.split_once(':')?;
+    Some((u64::from_str_radix(device, 16).ok()?, u64::from_str_radix(inode, 16).ok()?))
+}
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
@@ -85,8 +93,8 @@ pub(super) struct Hashes {
 
 #[derive(Debug, Default)]
 struct State {
-    before: BTreeMap<String, Known>,
-    used: BTreeMap<String, Known>,
+    /// What is known, and whether somebody asked for it: what nobody does is forgotten with the next write.
+    files: HashMap<Identity, (Known, bool)>,
     fresh: bool,
 }
 
@@ -99,20 +107,19 @@ impl Hashes {
         let known =
             super::read(&path, LIMIT).ok().and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
         let before = known.filter(|file| file.version == VERSION).map(|file| file.files).unwrap_or_default();
-        Self { path, state: Mutex::new(State { before, ..State::default() }) }
+        let files = before.into_iter().filter_map(|(name, known)| Some((identity(&name)?, (known, false))));
+        Self { path, state: Mutex::new(State { files: files.collect(), fresh: false }) }
     }
 
     /// The digest of the file that looked like `stat`, if it is known.
     pub(super) fn find(&self, stat: Stat) -> Option<Digest> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = stat.key();
-        let known = state.used.get(&key).or_else(|| state.before.get(&key))?.clone();
+        let (known, used) = state.files.get_mut(&stat.identity())?;
         if (known.0, known.1, known.2) != (stat.size, stat.mtime, stat.ctime) {
             return None;
         }
-        let digest = known.3;
-        state.used.insert(key, known);
-        Some(digest)
+        *used = true;
+        Some(known.3)
     }
 
     /// The file that looked like `stat` before and after it was read had this digest.
@@ -121,7 +128,8 @@ impl Hashes {
             return;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.used.insert(stat.key(), Known(stat.size, stat.mtime, stat.ctime, digest));
+        let known = Known(stat.size, stat.mtime, stat.ctime, digest);
+        state.files.insert(stat.identity(), (known, true));
         state.fresh = true;
     }
 
@@ -131,7 +139,9 @@ impl Hashes {
         if !std::mem::take(&mut state.fresh) {
             return;
         }
-        let file = File { version: VERSION, files: state.used.clone() };
+        let used = state.files.iter().filter(|(_, (_, used))| *used);
+        let files = used.map(|(identity, (known, _))| (name(*identity), *known)).collect();
+        let file = File { version: VERSION, files };
         drop(state);
         let write = || -> std::io::Result<()> {
             let directory = self.path.parent().unwrap_or(&self.path);

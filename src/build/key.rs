@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dockerfile::plan::{Op, Plan, Step};
+use dockerfile::plan::{MountKind, Op, Plan, Step};
 use image_core::Timestamp;
 use layer_store::{CacheRecord, Component, Layer, Preimage, Transaction, View};
 
@@ -166,9 +166,12 @@ pub(super) async fn preimage(
             parts.extend(blocking(move || copy::content(&files, &trees, &view, &work)).await?);
         }
         Op::Exec(exec) => {
-            let exec = exec.clone();
-            parts.extend(solver.build.secrets.components(&exec));
-            parts.extend(blocking(move || mount::content(&exec, &trees)).await?);
+            parts.extend(solver.build.secrets.components(exec));
+            // Most have none; then there is nothing to wait for.
+            if exec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind { .. })) {
+                let exec = exec.clone();
+                parts.extend(blocking(move || mount::content(&exec, &trees)).await?);
+            }
             dated = true;
         }
         _ => {}
