@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "how long a test goes on is said in the environment")]
 
 mod attacks;
+mod bombs;
 mod calls;
 mod corpus;
 mod crowd;
@@ -15,9 +16,12 @@ mod layouts;
 mod peers;
 mod policy;
 mod power;
+mod readers;
 mod resume;
+mod sample;
 mod snapshots;
 mod store;
 mod tarball;
 mod usage;
 mod values;
+mod yard;
