@@ -72,7 +72,6 @@ pub use policy::{Decision, Source, SourcePolicy};
 pub use reproduce::{Irreproducible, Reproducibility};
 pub use secret::Secret;
 pub use share::CacheLocation;
-pub(crate) use share::LAYOUT;
 
 /// The largest Dockerfile that is read, in bytes.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;

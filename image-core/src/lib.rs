@@ -38,6 +38,7 @@ pub mod history;
 mod id;
 mod index;
 pub mod json;
+pub mod layout;
 mod manifest;
 mod media_type;
 mod platform;

@@ -13,7 +13,7 @@
 
 use std::io::Write;
 
-use image_core::{Compression, Descriptor, Digest, Document, ImageId, Index, Manifest, MediaType, Reference};
+use image_core::{Compression, Descriptor, Document, ImageId, Index, Manifest, MediaType, Reference, layout};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::json;
@@ -24,9 +24,6 @@ use crate::store::Store;
 mod load;
 
 pub use load::{load, load_allowing, load_layout, load_layout_for};
-
-const NAME: &str = "io.containerd.image.name";
-const TAG: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct DockerEntry {
@@ -60,7 +57,6 @@ pub fn save(store: &Store, images: &[(ImageRecord, Vec<Reference>)], out: &mut d
     let mut archive = tar::Builder::new(out);
     let mut written = std::collections::BTreeSet::new();
     let (mut manifests, mut entries) = (Vec::new(), Vec::new());
-    let path = |digest: &Digest| format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
     for (record, names) in images {
         let config = store.read_blob(&record.config.digest)?;
         let mut layers = Vec::new();
@@ -71,12 +67,12 @@ pub fn save(store: &Store, images: &[(ImageRecord, Vec<Reference>)], out: &mut d
             layers.push(Descriptor::new(MediaType::OciLayer(Compression::None), digest, count.0));
             if written.insert(digest) {
                 let mut header = header(count.0);
-                archive_stream(&mut archive, &mut header, &path(&digest), |out| {
+                archive_stream(&mut archive, &mut header, &layout::blob_path(&digest), |out| {
                     store.write_tar(&layer, out)
                 })?;
             }
         }
-        let paths = layers.iter().map(|layer| path(&layer.digest)).collect();
+        let paths = layers.iter().map(|layer| layout::blob_path(&layer.digest)).collect();
         let config_blob = Descriptor::of(MediaType::OciConfig, &config);
         let manifest = Document::from_value(Manifest::oci(config_blob, layers));
         let manifest =
@@ -85,28 +81,22 @@ pub fn save(store: &Store, images: &[(ImageRecord, Vec<Reference>)], out: &mut d
             [(record.config.digest, config.as_slice()), (*manifest.digest(), manifest.bytes())]
         {
             if written.insert(digest) {
-                append(&mut archive, &path(&digest), bytes)?;
+                append(&mut archive, &layout::blob_path(&digest), bytes)?;
             }
         }
         let descriptor = Descriptor::of(MediaType::OciManifest, manifest.bytes());
-        if names.is_empty() {
-            manifests.push(descriptor.clone());
-        }
-        for name in names {
-            let mut named = descriptor.clone();
-            named.annotations.insert(NAME.to_owned(), name.canonical());
-            if let Some(tag) = name.tag() {
-                named.annotations.insert(TAG.to_owned(), tag.to_owned());
-            }
-            manifests.push(named);
-        }
+        manifests.extend(layout::entries(&descriptor, names));
         let tags = names.iter().map(Reference::familiar).collect();
-        entries.push(DockerEntry { config: path(&record.config.digest), tags: Some(tags), layers: paths });
+        entries.push(DockerEntry {
+            config: layout::blob_path(&record.config.digest),
+            tags: Some(tags),
+            layers: paths,
+        });
     }
     let place = store.path().join("archive");
-    append(&mut archive, "index.json", &json(&Index::oci(manifests), &place)?)?;
+    append(&mut archive, layout::INDEX, &json(&Index::oci(manifests), &place)?)?;
     append(&mut archive, "manifest.json", &json(&entries, &place)?)?;
-    append(&mut archive, "oci-layout", b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
+    append(&mut archive, layout::MARKER, layout::MARKER_TEXT.as_bytes())?;
     archive.finish().map_err(fail)
 }
 

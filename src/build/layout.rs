@@ -42,7 +42,7 @@ fn wrong(path: &Path, what: &str) -> Error {
 
 /// Where a layout has the blob of this digest.
 pub(super) fn blob_path(layout: &Path, digest: &Digest) -> PathBuf {
-    layout.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    layout.join(image_core::layout::blob_path(digest))
 }
 
 fn parse(path: &Path, bytes: Vec<u8>) -> Result<AnyManifest> {
@@ -52,7 +52,7 @@ fn parse(path: &Path, bytes: Vec<u8>) -> Result<AnyManifest> {
 
 /// The `index.json` of the layout at `path`.
 pub(super) fn index(path: &Path) -> Result<Index> {
-    let file = path.join("index.json");
+    let file = path.join(image_core::layout::INDEX);
     match parse(&file, super::read(&file, image_core::MANIFEST_LIMIT)?)? {
         AnyManifest::Index(index) => Ok(index.into_parts().0),
         _ => Err(wrong(&file, "it is no index")),
@@ -72,7 +72,7 @@ pub(super) fn manifest(path: &Path, digest: &Digest) -> Result<AnyManifest> {
 /// The digest of what `image` is in the layout at `path`.
 pub(super) fn digest(path: &Path, image: &LayoutImage) -> Result<Digest> {
     let named = |tag: &str, entry: &Descriptor| {
-        entry.annotations.get("org.opencontainers.image.ref.name").is_some_and(|name| name == tag)
+        entry.annotations.get(image_core::layout::REF_NAME).is_some_and(|name| name == tag)
     };
     let manifests = match image {
         LayoutImage::Digest(digest) => return Ok(*digest),

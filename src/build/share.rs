@@ -38,7 +38,6 @@ use crate::task::blocking;
 const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// The largest cache config that is read, in bytes.
 const LIMIT: u64 = 64 << 20;
-pub(crate) const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 
 /// Where a build cache is kept outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -411,9 +410,9 @@ fn write(
     for (descriptor, bytes) in documents {
         place(&blob_path(root, &descriptor.digest), &mut bytes.as_slice())?;
     }
-    place(&root.join("oci-layout"), &mut LAYOUT.as_bytes())?;
+    place(&root.join(image_core::layout::MARKER), &mut image_core::layout::MARKER_TEXT.as_bytes())?;
     let [_, (manifest, _)] = documents;
     let index = Document::from_value(image_core::Index::oci(vec![manifest.clone()]))
         .map_err(|source| Error::Document { what: "the cache index".to_owned(), source })?;
-    place(&root.join("index.json"), &mut index.bytes())
+    place(&root.join(image_core::layout::INDEX), &mut index.bytes())
 }

@@ -9,9 +9,9 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use image_core::{BlobSource, Descriptor, Digest, Document, Index, Reference};
+use image_core::{BlobSource, Descriptor, Document, Index, Reference, layout};
 use layer_store::Store;
 
 use super::{Output, io};
@@ -19,10 +19,6 @@ use crate::build::BuiltIndex;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::task::blocking;
-
-/// What containerd and this project's store read a whole name from, and the specification's own for the tag.
-const NAME: &str = "io.containerd.image.name";
-const TAG: &str = "org.opencontainers.image.ref.name";
 
 impl Engine {
     /// Writes the images of `built` and their index, under `names`, to `output`: an OCI layout as a directory or as an
@@ -58,7 +54,7 @@ impl Engine {
         let (store, index, output) = (self.store().clone(), built.index.clone(), output.clone());
         let top = top(&built.descriptor(), names)?;
         blocking(move || {
-            let mut layout = match &output {
+            let mut out = match &output {
                 Output::Archive(path) => {
                     let file = File::create(path).map_err(io(path))?;
                     Layout::Archive(path.clone(), tar::Builder::new(BufWriter::new(file)))
@@ -70,20 +66,20 @@ impl Engine {
             let mut written = BTreeSet::new();
             for (digest, bytes, blobs) in &parts {
                 for blob in blobs.iter().filter(|blob| written.insert(blob.digest)) {
-                    layout.blob(&store, blob)?;
+                    out.blob(&store, blob)?;
                 }
                 if written.insert(*digest) {
-                    layout.put(&blob_path(digest), bytes.len() as u64, &mut bytes.as_slice())?;
+                    out.put(&layout::blob_path(digest), bytes.len() as u64, &mut bytes.as_slice())?;
                 }
             }
             let bytes = index.bytes();
-            layout.put(&blob_path(index.digest()), bytes.len() as u64, &mut &*bytes)?;
+            out.put(&layout::blob_path(index.digest()), bytes.len() as u64, &mut &*bytes)?;
             for (name, bytes) in
-                [("index.json", top.bytes()), ("oci-layout", crate::build::LAYOUT.as_bytes())]
+                [(layout::INDEX, top.bytes()), (layout::MARKER, layout::MARKER_TEXT.as_bytes())]
             {
-                layout.put(Path::new(name), bytes.len() as u64, &mut &*bytes)?;
+                out.put(name, bytes.len() as u64, &mut &*bytes)?;
             }
-            layout.finish()
+            out.finish()
         })
         .await
     }
@@ -91,24 +87,8 @@ impl Engine {
 
 /// The `index.json`: the index, once for each name.
 fn top(index: &Descriptor, names: &[Reference]) -> Result<Document<Index>> {
-    let mut entries = Vec::new();
-    for name in names {
-        let mut named = index.clone();
-        named.annotations.insert(NAME.to_owned(), name.canonical());
-        if let Some(tag) = name.tag() {
-            named.annotations.insert(TAG.to_owned(), tag.to_owned());
-        }
-        entries.push(named);
-    }
-    if entries.is_empty() {
-        entries.push(index.clone());
-    }
-    Document::from_value(Index::oci(entries))
+    Document::from_value(Index::oci(layout::entries(index, names)))
         .map_err(|source| Error::Document { what: "the index of the layout".to_owned(), source })
-}
-
-fn blob_path(digest: &Digest) -> PathBuf {
-    Path::new("blobs").join(digest.algorithm().name()).join(digest.hex())
 }
 
 /// A layout that is being written. All names are ours, so each is a plain file below its root.
@@ -119,14 +99,14 @@ enum Layout {
 
 impl Layout {
     fn blob(&mut self, store: &Store, blob: &Descriptor) -> Result<()> {
-        let path = blob_path(&blob.digest);
+        let path = layout::blob_path(&blob.digest);
         let source = store.blob(blob)?;
         let size = source.descriptor().size;
-        let mut reader = source.open_range(0..size).map_err(io(&path))?;
+        let mut reader = source.open_range(0..size).map_err(io(path.as_ref()))?;
         self.put(&path, size, &mut reader)
     }
 
-    fn put(&mut self, path: &Path, size: u64, from: &mut dyn Read) -> Result<()> {
+    fn put(&mut self, path: &str, size: u64, from: &mut dyn Read) -> Result<()> {
         match self {
             Self::Directory(root) => {
                 let path = root.join(path);

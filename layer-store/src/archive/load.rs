@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use image_core::{
-    Algorithm, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform,
-    Reference, Timestamp,
+    Algorithm, Descriptor, DiffId, Document, ImageConfig, Index, Manifest, MediaType, Platform, Reference,
+    Timestamp, layout,
 };
 
 use crate::budget::Budget;
@@ -21,7 +21,7 @@ use crate::tar_reader::{TarReader, Type};
 use crate::transaction::Transaction;
 use crate::view::View;
 
-use super::{DockerEntry, Loaded, NAME, TAG, fail};
+use super::{DockerEntry, Loaded, fail};
 
 const BUFFER: usize = 128 << 10;
 const JSON_LIMIT: u64 = 8 << 20;
@@ -94,7 +94,7 @@ pub fn load_layout_for(
         let (mut file, size) = dir.open_regular(name)?.ok_or_else(|| missing(name))?;
         members.take(path, size, &mut file)
     };
-    take(&root, "index.json", "index.json".to_owned())?;
+    take(&root, layout::INDEX, layout::INDEX.to_owned())?;
     let blobs = root.dir("blobs")?;
     for algorithm in blobs.names()? {
         let place = blobs.dir(&algorithm)?;
@@ -183,10 +183,10 @@ impl<'a> Members<'a> {
 
     /// The blob that `wanted` describes; a file under its name must have its digest.
     fn blob(&self, wanted: &Descriptor) -> Result<Descriptor> {
-        let found = self.open(&at(&wanted.digest))?;
+        let found = self.open(&layout::blob_path(&wanted.digest))?;
         if found.digest != wanted.digest || found.size != wanted.size {
             return Err(Error::DigestMismatch {
-                what: at(&wanted.digest),
+                what: layout::blob_path(&wanted.digest),
                 expected: wanted.digest.to_string(),
                 actual: found.digest.to_string(),
             });
@@ -204,9 +204,12 @@ impl<'a> Members<'a> {
                 plans.push(Plan { config, layers, names, manifest: None });
             }
         } else {
-            let index: Index = parse("index.json", &self.text("index.json")?)?;
+            let index: Index = parse(layout::INDEX, &self.text(layout::INDEX)?)?;
             for entry in &index.manifests {
-                let name = entry.annotations.get(NAME).or_else(|| entry.annotations.get(TAG));
+                let name = entry
+                    .annotations
+                    .get(layout::IMAGE_NAME)
+                    .or_else(|| entry.annotations.get(layout::REF_NAME));
                 self.plan(entry, name.cloned(), DEPTH_LIMIT, &mut plans)?;
             }
         }
@@ -221,13 +224,13 @@ impl<'a> Members<'a> {
         depth: usize,
         plans: &mut Vec<Plan>,
     ) -> Result<()> {
-        let bytes = self.text(&at(&entry.digest))?;
+        let bytes = self.text(&layout::blob_path(&entry.digest))?;
         if entry.media_type.is_index() {
             let index: Index = parse("an index", &bytes)?;
             if depth == 0 {
                 return Err(Error::Unsupported { what: "indexes in indexes in indexes".to_owned() });
             }
-            let is_there = |entry: &&Descriptor| self.files.contains_key(&at(&entry.digest));
+            let is_there = |entry: &&Descriptor| self.files.contains_key(&layout::blob_path(&entry.digest));
             let is_image =
                 |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
             let best = index.select(&self.platform).filter(is_there);
@@ -239,7 +242,7 @@ impl<'a> Members<'a> {
         let manifest: Manifest = parse("a manifest", &bytes)?;
         let layers = manifest.layers.iter().map(|layer| self.blob(layer)).collect::<Result<_>>()?;
         self.blob(&manifest.config)?;
-        let config = self.text(&at(&manifest.config.digest))?;
+        let config = self.text(&layout::blob_path(&manifest.config.digest))?;
         let mut kept = Descriptor::new(entry.media_type.clone(), entry.digest, entry.size);
         kept.media_type = manifest.media_type.unwrap_or(kept.media_type);
         plans.push(Plan { config, layers, names: name.into_iter().collect(), manifest: Some(kept) });
@@ -322,11 +325,6 @@ impl<R: BufRead> Read for Content<'_, R> {
         self.0.consume(count);
         Ok(count)
     }
-}
-
-/// Where a layout has the blob with this digest.
-fn at(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 fn load_layer(work: &Transaction, diff_id: &DiffId, blob: &Descriptor, below: &View) -> Result<Layer> {

@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use image_core::Digest;
+use image_core::layout::{INDEX, MARKER, MARKER_TEXT, REF_NAME};
 use serde_json::{Value, json};
 
 use super::{Content, Repository};
@@ -14,7 +15,6 @@ use crate::server::answer::member;
 use crate::server::handle::describe;
 use crate::server::route::is_name;
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Depth of repository names that are looked for.
 const MAX_DEPTH: usize = 64;
 
@@ -23,18 +23,20 @@ fn layout(root: &Path, name: &str) -> PathBuf {
 }
 
 pub(super) fn blob_path(root: &Path, name: &str, digest: &Digest) -> PathBuf {
-    layout(root, name).join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    layout(root, name).join(image_core::layout::blob_path(digest))
+}
+
+/// Says that the directory is a layout.
+fn mark(layout: &Path) -> io::Result<()> {
+    let marker = layout.join(MARKER);
+    if marker.exists() { Ok(()) } else { fs::write(marker, MARKER_TEXT) }
 }
 
 /// Makes the directory that a blob goes to.
 pub(super) fn prepare(root: &Path, name: &str, digest: &Digest) -> io::Result<()> {
     let layout = layout(root, name);
     fs::create_dir_all(layout.join("blobs").join(digest.algorithm().name()))?;
-    let marker = layout.join("oci-layout");
-    if !marker.exists() {
-        fs::write(marker, "{\"imageLayoutVersion\":\"1.0.0\"}")?;
-    }
-    Ok(())
+    mark(&layout)
 }
 
 pub(super) fn write_blob(root: &Path, name: &str, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
@@ -65,11 +67,8 @@ pub(super) fn save(root: &Path, name: &str, repository: &Repository) -> io::Resu
     });
     let layout = layout(root, name);
     fs::create_dir_all(&layout)?;
-    let marker = layout.join("oci-layout");
-    if !marker.exists() {
-        fs::write(marker, "{\"imageLayoutVersion\":\"1.0.0\"}")?;
-    }
-    replace(&layout.join("index.json"), index.to_string().as_bytes())
+    mark(&layout)?;
+    replace(&layout.join(INDEX), index.to_string().as_bytes())
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -92,7 +91,7 @@ fn walk(root: &Path, name: &str, depth: usize, found: &mut BTreeMap<String, Repo
         return Ok(());
     }
     let directory = root.join(name);
-    if !name.is_empty() && layout(root, name).join("oci-layout").exists() {
+    if !name.is_empty() && layout(root, name).join(MARKER).exists() {
         found.insert(name.to_owned(), read(root, name)?);
     }
     for entry in fs::read_dir(directory)? {
@@ -123,7 +122,7 @@ fn read(root: &Path, name: &str) -> io::Result<Repository> {
             }
         }
     }
-    let index = match fs::read(layout.join("index.json")) {
+    let index = match fs::read(layout.join(INDEX)) {
         Ok(text) => serde_json::from_slice::<Value>(&text).map_err(io::Error::from)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(repository),
         Err(error) => return Err(error),
