@@ -5,11 +5,11 @@ use std::io::Read;
 use oci_spec::runtime::{
     BoxBuilder, Hook, HookBuilder, Hooks, IOPriorityClass, LinuxIOPriorityBuilder, LinuxIdMappingBuilder,
     LinuxNamespace, LinuxNamespaceType, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerPolicy,
-    LinuxTimeOffset, Mount, SchedulerBuilder, Spec,
+    LinuxTimeOffset, SchedulerBuilder, Spec,
 };
 use runtime::{CreateOptions, Error, Io, Status, oci_spec};
 
-use crate::support::{Bench, bench, fresh_id, is_root, shell, skipped};
+use crate::support::{Bench, bench, fresh_id, is_root, mount, shell, skipped};
 
 /// Runs a Spec; what it wrote.
 fn run(bench: &Bench, spec: &Spec) -> Result<String, Error> {
@@ -216,16 +216,6 @@ fn clocks_with_offsets() {
     let output = run(&bench, &spec).unwrap();
     let uptime: f64 = output.split(' ').next().unwrap().parse().unwrap();
     assert!(uptime > 1_000_000.0, "{output}");
-}
-
-fn mount(dest: &str, typ: &str, source: &std::path::Path, options: &[&str]) -> Mount {
-    let mut mount = Mount::default();
-    mount
-        .set_destination(dest.into())
-        .set_typ(Some(typ.to_owned()))
-        .set_source(Some(source.to_path_buf()))
-        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-    mount
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use oci_spec::runtime::{
-    LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset, Mount,
+    LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset,
     PosixRlimitType, SchedulerBuilder, Spec,
 };
 use runtime::oci_spec::runtime::{
@@ -18,7 +18,7 @@ use runtime::{
 };
 
 use crate::failure::host_state;
-use crate::support::{Bench, bench, directory, fresh_id, is_root, shell, skipped, spec};
+use crate::support::{Bench, bench, directory, fresh_id, is_root, mount, shell, skipped, spec};
 
 /// What a case runs: a Spec over a root filesystem.
 type Make = fn(&Bench) -> (Spec, Rootfs);
@@ -66,13 +66,7 @@ fn changed(bench: &Bench, change: impl FnOnce(&mut Spec)) -> (Spec, Rootfs) {
 }
 
 fn mounted(bench: &Bench, dest: &str, typ: &str, source: &Path, options: &[&str]) -> (Spec, Rootfs) {
-    let mut mount = Mount::default();
-    mount
-        .set_destination(dest.into())
-        .set_typ(Some(typ.to_owned()))
-        .set_source(Some(source.to_path_buf()))
-        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-    built(bench, shell("true").mount(mount))
+    built(bench, shell("true").mount(mount(dest, typ, source, options)))
 }
 
 /// A file of the host.
@@ -309,14 +303,8 @@ const CASES: [Case; 44] = [
         |bench| {
             let map = LinuxIdMappingBuilder::default().container_id(0u32).host_id(5000u32).size(10u32);
             let map = vec![map.build().unwrap()];
-            let mut mount = Mount::default();
-            mount
-                .set_destination("/in".into())
-                .set_typ(Some("bind".to_owned()))
-                .set_source(Some("/proc".into()))
-                .set_options(Some(vec!["bind".to_owned()]))
-                .set_uid_mappings(Some(map.clone()))
-                .set_gid_mappings(Some(map));
+            let mut mount = mount("/in", "bind", "/proc".as_ref(), &["bind"]);
+            mount.set_uid_mappings(Some(map.clone())).set_gid_mappings(Some(map));
             built(bench, shell("true").mount(mount))
         },
     ),

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use runtime::oci_spec::runtime::Mount;
 use runtime::{
     ContainerId, CreateOptions, Error, Exit, Io, Network, Rootfs, Runtime, SpecBuilder, UserMapping,
 };
@@ -164,4 +165,15 @@ pub(crate) fn fill(root: &Path) {
         fs::create_dir_all(dest.parent().unwrap()).unwrap();
         fs::copy(file, dest).unwrap();
     }
+}
+
+/// A mount of a Spec.
+pub(crate) fn mount(dest: &str, typ: &str, source: &Path, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(dest.into())
+        .set_typ(Some(typ.to_owned()))
+        .set_source(Some(source.to_path_buf()))
+        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+    mount
 }
