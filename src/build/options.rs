@@ -150,7 +150,8 @@ impl Build {
         self
     }
 
-    /// Asks `policy` about every image, URL and git repository before it is used.
+    /// Asks `policy` about every image, URL and git repository that the Dockerfile names, before it is used. The context
+    /// itself is the caller's own choice, and is not asked about.
     pub fn source_policy(mut self, policy: Arc<dyn SourcePolicy>) -> Self {
         self.policy = Some(policy);
         self
