@@ -15,6 +15,7 @@ use registry_client::Client;
 use runtime::{Runtime, UserMapping};
 
 use crate::error::{Error, Result};
+use crate::governor::Governor;
 use crate::pull::ImageVerifier;
 use crate::subordinate::Subordinate;
 use crate::task::blocking;
@@ -44,6 +45,8 @@ pub struct EngineOptions {
     pub subordinate_ids: bool,
     /// Who gives processes their root; `None`: what serves here, see [`Store::probe`].
     pub snapshotter: Option<Arc<dyn Snapshotter>>,
+    /// Bounds what its builds do together. Several engines may have the same one.
+    pub governor: Governor,
 }
 
 impl fmt::Debug for EngineOptions {
@@ -70,6 +73,7 @@ impl EngineOptions {
             verify_timeout: Duration::from_secs(60),
             subordinate_ids: true,
             snapshotter: None,
+            governor: Governor::default(),
         }
     }
 
@@ -77,6 +81,13 @@ impl EngineOptions {
     #[must_use]
     pub fn verifier(mut self, verifier: Arc<dyn ImageVerifier>) -> Self {
         self.verifier = Some(verifier);
+        self
+    }
+
+    /// Bounds what all builds together do by `governor`.
+    #[must_use]
+    pub fn governor(mut self, governor: Governor) -> Self {
+        self.governor = governor;
         self
     }
 
@@ -101,6 +112,7 @@ struct Inner {
     platform: Platform,
     mapping: Option<UserMapping>,
     verifier: Option<(Arc<dyn ImageVerifier>, Duration)>,
+    governor: Governor,
     /// What running builds share: a step that one of them made is there for the others at once.
     transaction: Mutex<Weak<Transaction>>,
     /// Steps that are being made, by key.
@@ -169,6 +181,7 @@ impl Engine {
                 platform: options.platform,
                 mapping,
                 verifier: options.verifier.map(|verifier| (verifier, options.verify_timeout)),
+                governor: options.governor,
                 transaction: Mutex::default(),
                 steps: Mutex::default(),
             };
@@ -200,6 +213,12 @@ impl Engine {
     #[must_use]
     pub fn platform(&self) -> &Platform {
         &self.0.platform
+    }
+
+    /// What bounds its builds together.
+    #[must_use]
+    pub fn governor(&self) -> &Governor {
+        &self.0.governor
     }
 
     pub(crate) fn state(&self) -> &Path {

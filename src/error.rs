@@ -112,6 +112,30 @@ pub enum Error {
         /// What it is for.
         platform: String,
     },
+    /// The file system of the store would have less free than the engine's governor keeps.
+    #[error("{what}: {needed} bytes for {}, which has {free} free and keeps {reserve}", .path.display())]
+    DiskReserve {
+        /// What was to be written.
+        what: String,
+        /// The store.
+        path: PathBuf,
+        /// How many bytes it is; 0 where that is not known before.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that stay free.
+        reserve: u64,
+    },
+    /// A RUN may use more memory than all builds of the engine together.
+    #[error("{step}: its limit of {limit} bytes of memory is over the {budget} of all builds together")]
+    MemoryBudget {
+        /// The step as it is shown.
+        step: String,
+        /// The memory of the RUN.
+        limit: u64,
+        /// The memory of all.
+        budget: u64,
+    },
     /// A user or group has no entry in the image.
     #[error("unable to find {kind} {name}: no matching entries in {} file", if *.kind == "user" { "passwd" } else { .kind })]
     NoSuchUser {
@@ -171,6 +195,13 @@ impl Error {
                  FROM --platform=$BUILDPLATFORM and compile for $TARGETPLATFORM"
                     .to_owned(),
             ),
+            Self::DiskReserve { .. } => Some(
+                "make room (prune images that are not used, collect garbage), or let the governor keep less free"
+                    .to_owned(),
+            ),
+            Self::MemoryBudget { .. } => {
+                Some("give the RUNs of the build a smaller limit, or the governor more memory".to_owned())
+            }
             Self::NotLocked { .. } => Some("build once without the lock, and write the new one".to_owned()),
             Self::SourceNotFound { hint, .. } => hint.as_ref().map(|hint| format!("did you mean {hint}?")),
             _ => None,

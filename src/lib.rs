@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod event;
 mod export;
+mod governor;
 mod process;
 mod pull;
 mod push;
@@ -26,6 +27,7 @@ pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};
 pub use error::{Error, Result};
 pub use event::{Event, EventSink, Stream};
 pub use export::Output;
+pub use governor::{Bounds, Governed, Governor};
 pub use process::Limits;
 pub use pull::{Candidate, ImageVerifier, Pull, VerifierCause, VerifyError};
 

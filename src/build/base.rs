@@ -83,6 +83,8 @@ pub(super) async fn image(build: &Build, request: &ImageRequest) -> Result<Image
             }
         }
     }
+    let what = format!("FROM {}", exact.familiar());
+    let _room = build.engine.governor().room(&what, build.engine.store().path(), 0).await?;
     let pulled = build.engine.pull_for(&exact, &request.platform, &build.events).await?;
     keep(build, request, &pulled.image, Some(pulled.digest));
     Ok(pulled.image)

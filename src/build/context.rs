@@ -110,6 +110,11 @@ impl Context {
 
     /// Makes the files reachable: reads the stream, fetches the repository or the file.
     pub(super) async fn ready(&self, engine: &Engine, hashes: &Arc<Hashes>) -> Result<Ready> {
+        // What is no directory is written down first.
+        let _room = match &self.0 {
+            Source::Directory(_) | Source::Memory(_) => None,
+            _ => Some(engine.governor().room("the context", engine.store().path(), 0).await?),
+        };
         if let Source::Url(url) = &self.0 {
             return remote::fetch(engine, url, hashes).await;
         }

@@ -18,6 +18,9 @@ use super::{archive, chmod};
 use crate::error::{Error, Result};
 use crate::user;
 
+/// What a file system gives a file at least, in bytes.
+const BLOCK: u64 = 4096;
+
 /// What the step reads, part by part: names, modes, contents; owners where they count; never times.
 ///
 /// What `--chown` and `--chmod` hide is left out: it cannot matter.
@@ -82,6 +85,24 @@ pub(super) fn content(
         }
     }
     Ok(parts)
+}
+
+/// How much the step writes at most: the files that it copies, in blocks; an archive counts as what it is packed.
+pub(super) fn size(files: &Files, trees: &Trees) -> Result<u64> {
+    let mut bytes: u64 = 0;
+    for action in &files.actions {
+        let FileAction::Copy(copy) = action else { continue };
+        let CopySource::Tree(input) = copy.from else { continue };
+        let tree = trees.get(input)?;
+        for source in select::sources(copy, &tree)? {
+            for item in &source.items {
+                if let NodeKind::File(content) = &item.node.kind {
+                    bytes = bytes.saturating_add(content.size().div_ceil(BLOCK).saturating_mul(BLOCK));
+                }
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 fn action_owner(action: &FileAction) -> Option<&Owner> {

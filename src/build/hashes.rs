@@ -40,6 +40,10 @@ pub(super) struct Stat {
 type Time = (i64, u32);
 
 impl Stat {
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(super) fn of(stat: &Statx) -> Self {
         Self {
             device: (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor),

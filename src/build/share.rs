@@ -177,7 +177,10 @@ impl Imported {
         if let Some(layer) = solver.work.find(&offer.diff_id, &view)? {
             return Ok(Some(layer));
         }
+        let _room;
         if !solver.work.has_blob(&offer.blob)? {
+            let (governor, store) = (solver.build.engine.governor(), solver.work.store().path());
+            _room = governor.room("a layer of the shared cache", store, offer.blob.size).await?;
             let ingest = solver.work.ingest(&offer.blob)?;
             let ingest = match &offer.location {
                 CacheLocation::Registry(name) => {

@@ -86,7 +86,7 @@ pub(super) struct Solver {
     pub(super) done: Done,
     times: BTreeMap<usize, (Timestamp, Timestamp)>,
     /// How many steps work at once.
-    pub(super) jobs: Semaphore,
+    pub(super) jobs: Arc<Semaphore>,
 }
 
 /// How a step ended.
@@ -156,7 +156,7 @@ pub(super) async fn solve(
         done: Done::default(),
         times: times(build, &plan),
         trees: Arc::new(Trees::new(plan.steps.len())),
-        jobs: Semaphore::new(build.jobs()),
+        jobs: Arc::new(Semaphore::new(build.jobs())),
         build: build.clone(),
         plan,
         work,

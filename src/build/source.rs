@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dockerfile::plan::{GitSource, HttpSource, ImageSource, LayoutSource};
 use image_core::{Descriptor, MediaType, Platform, Reference};
 
+use super::context::remote;
 use super::policy::{self, Source};
 use super::solve::{Made, Solver};
 use super::tree::{Content, Node, NodeKind, Tree};
@@ -74,6 +75,8 @@ async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Opti
         }
         _ => solver.work.ingest_unknown(MediaType::parse("application/octet-stream"))?,
     };
+    let (governor, store) = (solver.build.engine.governor(), solver.work.store().path());
+    let _room = governor.room(&remote::shown(&source.url), store, 0).await?;
     let download = solver.build.engine.client().download(&source.url).await?;
     let modified = download.modified();
     let ingest = download.into_sink(ingest, super::DOWNLOAD_LIMIT).await?;
@@ -93,6 +96,8 @@ async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Opti
 pub(super) async fn git(solver: &Solver, source: &GitSource) -> Result<Made> {
     let asked = Source::Git { remote: &source.remote, reference: &source.reference };
     policy::admit(solver.build.policy.as_deref(), &asked)?;
+    let store = solver.build.engine.store().path();
+    let _room = solver.build.engine.governor().room(&remote::shown(&source.remote), store, 0).await?;
     let (source, state, hashes) =
         (source.clone(), solver.build.engine.state().to_owned(), solver.hashes.clone());
     let tree = blocking(move || git::checkout(&source, &state, &hashes)).await?;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use dockerfile::plan::{Op, Step};
+use image_core::Timestamp;
+use layer_store::Layer;
 
 use super::key::{self, Cause};
 use super::solve::{Made, Outcome, Solver};
@@ -45,23 +47,56 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
     }
     let cause =
         if ignore_cache { Cause::NoCache } else { key::explain(&solver.plan, step, work, &slot, &preimage)? };
-    let permit = solver.jobs.acquire().await.map_err(|_| Error::Worker)?;
-    let layer = match &step.op {
-        Op::Exec(exec) => exec::perform(solver, number, step, exec, &layers, time).await?,
-        Op::Files(files) => {
-            let (files, trees, work, below) =
-                (files.clone(), solver.trees.clone(), work.clone(), layers.clone());
-            blocking(move || copy::perform(&files, &trees, &work, &below, time.1)).await?
-        }
-        _ => return Err(Error::unsupported("this kind of step")),
-    };
-    drop(permit);
+    let layer = make(solver, number, step, &layers, time).await?;
     let record = key::record(solver, step, preimage, &layer);
     solver.done.add(record.clone(), layer.clone());
     let work = work.clone();
     layers.push(layer);
     blocking(move || Ok(work.record_step(&slot, &record)?)).await?;
     Ok(Outcome { made: Made::Layers(layers), cached: false, cause: Some(cause) })
+}
+
+/// Makes the layer, when this build, and the governor of all builds, let it.
+async fn make(
+    solver: &Arc<Solver>,
+    number: usize,
+    step: &Step,
+    below: &[Layer],
+    time: (Timestamp, Timestamp),
+) -> Result<Layer> {
+    let (governor, store) = (solver.build.engine.governor(), solver.work.store().path());
+    let permit = solver.jobs.clone().acquire_owned().await.map_err(|_| Error::Worker)?;
+    match &step.op {
+        Op::Exec(exec) => {
+            let admitted = governor.admit(&step.name, solver.build.limits.memory).await?;
+            let room = governor.room(&step.name, store, 0).await?;
+            let layer = tokio::select! {
+                layer = exec::perform(solver, number, step, exec, below, time) => layer,
+                // What loses is dropped: the process ends, and what it wrote goes.
+                error = governor.watch(&step.name, store) => Err(error),
+            };
+            drop((room, admitted, permit));
+            layer
+        }
+        Op::Files(files) => {
+            let admitted = governor.admit(&step.name, None).await?;
+            let (files, trees, work, below) =
+                (files.clone(), solver.trees.clone(), solver.work.clone(), below.to_vec());
+            let bytes = match governor.bounds().keep_free {
+                Some(_) => copy::size(&files, &trees)?,
+                None => 0,
+            };
+            let room = governor.room(&step.name, store, bytes).await?;
+            // A dropped task does not end its thread: what it has goes back when that is done.
+            blocking(move || {
+                let layer = copy::perform(&files, &trees, &work, &below, time.1);
+                drop((room, admitted, permit));
+                layer
+            })
+            .await
+        }
+        _ => Err(Error::unsupported("this kind of step")),
+    }
 }
 
 /// Which build this is, for finding what a step depended on last time.

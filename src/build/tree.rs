@@ -166,6 +166,20 @@ impl Content {
         }
     }
 
+    /// How many bytes it is, without reading it.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Disk(file) => file.seen.size(),
+            Self::Layer { layer, path, .. } => match layer.index().entries.get(path).map(|entry| &entry.kind)
+            {
+                Some(Kind::File { size, .. }) => *size,
+                _ => 0,
+            },
+            Self::Blob(blob) => blob.size,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
     pub(super) fn digest(&self) -> Result<Digest> {
         match self {
             Self::Disk(file) => file.digest(),

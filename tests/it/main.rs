@@ -17,6 +17,7 @@ mod buildah;
 mod conformance;
 mod copy;
 mod export;
+mod govern;
 mod mount;
 mod mutation;
 mod resume;

@@ -78,7 +78,7 @@ fn open(scratch: Scratch, modified: i64, shown: &str, state: &Path, hashes: &Arc
 }
 
 /// `url` without what may be secret: the user, and what follows the path.
-pub(super) fn shown(url: &str) -> String {
+pub(in crate::build) fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = plain.split_once("://") else { return plain.to_owned() };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
