@@ -4,6 +4,7 @@
 //! caller has them. What it keeps between two calls is what no image had a part in, so the same inputs give the
 //! same plan.
 
+mod arguments;
 mod capture;
 mod context;
 mod dispatch;
@@ -25,6 +26,7 @@ pub(crate) use unsure::rest as rest_of;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::directive;
 use crate::error::{Diagnostic, Diagnostics, ErrorKind};
 use crate::expand::{Budget, Expander};
 use crate::ignore::Ignore;
@@ -32,7 +34,6 @@ use crate::limits::MAX_DIAGNOSTICS;
 use crate::lint::{self, Linter};
 use crate::plan::{Epoch, Plan};
 use crate::syntax::Dockerfile;
-use crate::{Env, directive};
 
 /// What one call of the compiler comes to.
 #[derive(Clone, Debug)]
@@ -151,7 +152,7 @@ struct Work<'a> {
     ignore: Option<Ignore>,
     /// Build arguments, after `SOURCE_DATE_EPOCH` is resolved.
     build_args: std::collections::BTreeMap<String, String>,
-    globals: Env,
+    globals: arguments::Arguments,
     /// What the bases of the stages are when no build argument is given, as far as that makes sense.
     default_bases: Vec<Option<(String, image_core::Reference)>>,
     /// Names that global ARGs declare.
@@ -196,6 +197,7 @@ impl<'a> Work<'a> {
         };
         let build_args = options.build_args.clone();
         let capture = options.outline.then(Box::default);
+        let globals = arguments::Arguments::new(Arc::clone(&options), None);
         Ok(Self {
             file,
             options,
@@ -205,7 +207,7 @@ impl<'a> Work<'a> {
             linter: Linter::new(config),
             ignore,
             build_args,
-            globals: Env::new(),
+            globals,
             default_bases: Vec::new(),
             global_names: std::collections::BTreeSet::new(),
             epoch: None,

@@ -59,17 +59,6 @@ impl Env {
         Self::default()
     }
 
-    /// These variables, set one after the other; all names differ.
-    pub(crate) fn of<const N: usize>(list: [(&str, String); N], origin: Origin) -> Self {
-        let mut order = 0;
-        let mut all = list.map(|(name, value)| {
-            order += 1;
-            Some(Variable { name: name.into(), value: value.into(), origin, order: order - 1 })
-        });
-        all.sort_unstable_by(|a, b| a.as_ref().map(|one| &one.name).cmp(&b.as_ref().map(|one| &one.name)));
-        Self { root: balanced(&mut all), len: N, next: order }
-    }
-
     /// How many variables there are.
     pub fn len(&self) -> usize {
         self.len
@@ -170,15 +159,6 @@ fn height(link: &Link) -> u8 {
 fn node(variable: Variable, left: Link, right: Link) -> Arc<Node> {
     let height = 1 + height(&left).max(height(&right));
     Arc::new(Node { variable, left, right, height })
-}
-
-/// A tree of variables that are in order.
-fn balanced(all: &mut [Option<Variable>]) -> Link {
-    let middle = all.len() / 2;
-    let (left, rest) = all.split_at_mut_checked(middle)?;
-    let (top, right) = rest.split_first_mut()?;
-    let (left, right) = (balanced(left), balanced(right));
-    top.take().map(|variable| node(variable, left, right))
 }
 
 /// Puts a variable into a tree; whether it is a new one. Nodes that no other version has are changed in place.

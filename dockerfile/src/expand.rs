@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
+use crate::bytes;
 use crate::limits::{MAX_EXPANSION, MAX_EXPANSION_WORK};
 
 /// Where the values of variables come from.
@@ -130,13 +131,24 @@ impl Expander {
         budget: &Budget,
     ) -> Result<Found<'a>, ExpandError> {
         let word = word.strip_prefix('\u{feff}').unwrap_or(word);
-        let special = word.bytes().fold(false, |seen, byte| seen | self.is_special(byte));
+        let special = bytes::any(word.as_bytes(), |byte| self.is_special(byte));
         if !special && self.escape.is_ascii() {
             return Ok(Found { text: Cow::Borrowed(word), matched: Vec::new(), unmatched: Vec::new() });
         }
         let mut scan = scan::Scan::new(self, variables, word, false, budget);
         let text = scan.run(None, self.raw_escapes)?;
         Ok(Found { text: Cow::Owned(text), matched: names(scan.matched), unmatched: names(scan.unmatched) })
+    }
+
+    /// The text alone, when it is not `word` as it stands.
+    pub(crate) fn text_within(
+        &self,
+        word: &str,
+        variables: &dyn Variables,
+        budget: &Budget,
+    ) -> Result<String, ExpandError> {
+        let word = word.strip_prefix('\u{feff}').unwrap_or(word);
+        scan::Scan::new(self, variables, word, false, budget).run(None, self.raw_escapes)
     }
 
     /// Expands `word` and splits the result at blanks that are not quoted.

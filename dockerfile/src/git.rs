@@ -29,6 +29,10 @@ pub(crate) struct GitRef {
 ///
 /// With what is wrong in its query.
 pub(crate) fn parse(word: &str) -> Result<Option<GitRef>, String> {
+    // All forms have one.
+    if memchr::memchr(b':', word.as_bytes()).is_none() {
+        return Ok(None);
+    }
     let mut git = GitRef::default();
     let (base, written) = word.split_once('#').unwrap_or((word, ""));
     let fragment = decode(written);

@@ -64,7 +64,7 @@ impl Ignore {
                 Some(rest) => ("!", rest.trim()),
                 None => ("", trimmed),
             };
-            let mut cleaned = if rest.is_empty() { String::new() } else { path::clean(rest) };
+            let mut cleaned = if rest.is_empty() { String::new() } else { path::clean(rest).into_owned() };
             if cleaned.len() > 1 && cleaned.starts_with('/') {
                 cleaned.remove(0);
             }
@@ -77,7 +77,7 @@ impl Ignore {
             let (exception, text) = match cleaned.strip_prefix('!') {
                 Some("") => return Err(wrong()),
                 Some(rest) => (true, rest),
-                None => (false, cleaned.as_str()),
+                None => (false, &*cleaned),
             };
             let pattern = Pattern::parse(text, exception).ok_or_else(wrong)?;
             // The reference finds this only when it asks the pattern, which it rarely does of an exception.

@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod bytes;
 pub mod compile;
 mod csv;
 mod directive;

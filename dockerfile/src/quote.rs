@@ -5,9 +5,30 @@
 
 use std::fmt::Write as _;
 
+use crate::bytes;
+
+/// Appends texts.
+pub(crate) fn push_all(out: &mut String, parts: &[&str]) {
+    out.reserve(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.push_str(part));
+}
+
+/// Appends a number in decimal digits.
+pub(crate) fn push_number(out: &mut String, number: u64) {
+    if number >= 10 {
+        push_number(out, number / 10);
+    }
+    out.push(char::from(b'0' + (number % 10) as u8));
+}
+
 /// Appends `text` in Go's interpreted string form (`strconv.Quote`).
 pub(crate) fn quote_into(out: &mut String, text: &str) {
     out.push('"');
+    // Most texts are plain.
+    if !bytes::any(text.as_bytes(), |byte| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\')) {
+        push_all(out, &[text, "\""]);
+        return;
+    }
     for ch in text.chars() {
         match ch {
             '"' => out.push_str("\\\""),
@@ -41,9 +62,11 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
-/// `["a" "b"]`: Go's `%q` of a list of strings.
-pub(crate) fn quote_list(words: &[String]) -> String {
-    let mut out = String::from("[");
+/// `["a" "b"]` behind a head: Go's `%q` of a list of strings.
+pub(crate) fn quote_list(head: &str, words: &[String]) -> String {
+    let len: usize = words.iter().map(|word| word.len() + 3).sum();
+    let mut out = String::with_capacity(head.len() + len + 2);
+    push_all(&mut out, &[head, "["]);
     for (index, word) in words.iter().enumerate() {
         if index > 0 {
             out.push(' ');
@@ -200,6 +223,6 @@ mod tests {
     #[test]
     fn quotes() {
         assert_eq!(quote("a\"b\\c\n\u{1}é"), r#""a\"b\\c\n\x01é""#);
-        assert_eq!(quote_list(&["a".into(), "b c".into()]), r#"["a" "b c"]"#);
+        assert_eq!(quote_list("X ", &["a".into(), "b c".into()]), r#"X ["a" "b c"]"#);
     }
 }

@@ -95,10 +95,10 @@ impl Writer {
         for stage in file.stages() {
             for one in stage.body {
                 self.open('{');
-                self.number("line", one.lines.first);
+                self.number("line", one.lines.first.into());
                 self.key("name");
                 self.text(one.kind.keyword());
-                self.number("stage", stage.number);
+                self.number("stage", stage.number as u64);
                 self.close('}');
             }
         }
@@ -128,7 +128,7 @@ impl Writer {
         self.open('[');
         for warning in &plan.warnings {
             self.open('{');
-            self.number("line", warning.lines.first);
+            self.number("line", warning.lines.first.into());
             self.key("msg");
             self.text(&warning.message);
             self.key("rule");

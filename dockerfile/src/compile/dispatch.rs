@@ -1,19 +1,22 @@
 //! Instructions one by one: what each does to its stage.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use image_core::{ContainerConfig, Healthcheck};
 
 use super::node::{Node, Seen, Task};
-use super::step::push_all;
 use super::{Refusal, Work};
 use crate::error::{Diagnostic, ErrorKind};
 use crate::expand::{ExpandError, Expander, Variables};
 use crate::instruction::{Arg, Command, Health, Kind, Pair};
 use crate::plan::{FileAction, Files, Input, Mkdir, Op, Owner};
-use crate::quote::{duration, quote, quote_list};
+use crate::quote::{duration, push_all, quote, quote_list};
 use crate::{Origin, lint, path, suggest};
+
+/// A name and a value, expanded.
+type Expanded<'t> = (Cow<'t, str>, Cow<'t, str>);
 
 impl<'a> Work<'a> {
     /// Compiles every stage that is needed, in the order of the file.
@@ -54,7 +57,7 @@ impl<'a> Work<'a> {
         if let Some(reference) =
             node.reference.clone().filter(|_| node.root != Input::Empty && node.total > 0)
         {
-            let name = self.progress(node, false, &format!("FROM {}", reference.canonical()));
+            let name = self.progress(node, false, &("FROM ".to_owned() + &reference.canonical()));
             self.steps.name(node.root, name, node.ordinal, node.total);
         }
         for task in std::mem::take(&mut node.tasks) {
@@ -76,24 +79,26 @@ impl<'a> Work<'a> {
             Kind::Arg(args) => self.arg(node, task, args)?,
             Kind::Env(pairs) => {
                 let pairs = self.pairs(node, task, pairs)?;
-                let mut text = String::from("ENV");
+                let mut text = String::with_capacity(task.instruction.text.len() + 8);
+                text.push_str("ENV");
                 for (name, value) in pairs {
                     self.lint_secret(task, "ENV", &name);
                     if self.guessed {
                         continue;
                     }
                     push_all(&mut text, &[" ", &name, "=", &value]);
-                    node.env.set(name.as_str(), value.as_str(), Origin::Env);
+                    node.env.set(&*name, &*value, Origin::Env);
                     set_env(node, &name, &value);
                 }
                 self.commit(node, task, text, None)?;
             }
             Kind::Label(pairs) => {
                 let pairs = self.pairs(node, task, pairs)?;
-                let mut text = String::from("LABEL");
+                let mut text = String::with_capacity(task.instruction.text.len() + 8);
+                text.push_str("LABEL");
                 for (name, value) in pairs {
                     push_all(&mut text, &[" ", &name, "=", &value]);
-                    Arc::make_mut(&mut node.config).labels.insert(name, value);
+                    Arc::make_mut(&mut node.config).labels.insert(name.into_owned(), value.into_owned());
                 }
                 self.commit(node, task, text, None)?;
             }
@@ -102,7 +107,7 @@ impl<'a> Work<'a> {
             Kind::Cmd(command) => {
                 self.once(task, &mut node.cmd);
                 let args = self.command(node, task, command);
-                let text = format!("CMD {}", quote_list(&args));
+                let text = quote_list("CMD ", &args);
                 let config = Arc::make_mut(&mut node.config);
                 config.cmd = (!args.is_empty()).then_some(args);
                 config.args_escaped = true;
@@ -111,7 +116,7 @@ impl<'a> Work<'a> {
             Kind::Entrypoint(command) => {
                 self.once(task, &mut node.entrypoint);
                 let args = self.command(node, task, command);
-                let text = format!("ENTRYPOINT {}", quote_list(&args));
+                let text = quote_list("ENTRYPOINT ", &args);
                 let config = Arc::make_mut(&mut node.config);
                 config.entrypoint = (!args.is_empty()).then_some(args);
                 if node.cmd.0.is_none() {
@@ -122,14 +127,14 @@ impl<'a> Work<'a> {
             Kind::Workdir(dir) => self.workdir(node, task, dir)?,
             Kind::User(user) => {
                 let user = self.expand(node, task, user)?;
-                Arc::make_mut(&mut node.config).user.clone_from(&user);
-                node.user.clone_from(&user);
-                self.commit(node, task, format!("USER {user}"), None)?;
+                user.as_ref().clone_into(&mut Arc::make_mut(&mut node.config).user);
+                user.as_ref().clone_into(&mut node.user);
+                self.commit(node, task, "USER ".to_owned() + &user, None)?;
             }
             Kind::Volume(paths) => {
                 let mut expanded = Vec::with_capacity(paths.len());
                 for path in paths {
-                    expanded.push(self.expand(node, task, path)?);
+                    expanded.push(self.expand(node, task, path)?.into_owned());
                 }
                 if expanded.iter().any(String::is_empty) {
                     return Err(value("VOLUME specified can not be an empty string"));
@@ -160,7 +165,7 @@ impl<'a> Work<'a> {
                 if !is_signal(&signal) {
                     return Err(value(format!("invalid signal: {signal}")));
                 }
-                Arc::make_mut(&mut node.config).stop_signal.clone_from(&signal);
+                Arc::make_mut(&mut node.config).stop_signal = signal.to_string();
                 self.commit(node, task, format!("STOPSIGNAL {signal}"), None)?;
             }
             Kind::Maintainer(name) => {
@@ -172,13 +177,14 @@ impl<'a> Work<'a> {
     }
 
     fn arg(&mut self, node: &mut Node<'a>, task: &Task<'a>, args: &[Arg]) -> Result<(), Refusal> {
-        let mut text = String::from("ARG");
+        let mut text = String::with_capacity(task.instruction.text.len() + 8);
+        text.push_str("ARG");
         for arg in args {
             self.lint_secret(task, "ARG", &arg.name);
             let found = if let Some(given) = self.build_args.get(&arg.name) {
                 Some(given.clone())
             } else if let Some(default) = &arg.default {
-                Some(self.expand(node, task, default)?)
+                Some(self.expand(node, task, default)?.into_owned())
             } else {
                 self.globals.value(&arg.name).map(str::to_owned)
             };
@@ -220,7 +226,7 @@ impl<'a> Work<'a> {
         }
         node.workdir_set = true;
         set_dir(node, &dir)?;
-        let text = format!("WORKDIR {}", node.dir);
+        let text = "WORKDIR ".to_owned() + &node.dir;
         if node.dir == "/" {
             return self.commit(node, task, text, None);
         }
@@ -236,12 +242,12 @@ impl<'a> Work<'a> {
         self.commit(node, task, text, Some(step))
     }
 
-    fn pairs(
+    fn pairs<'t>(
         &mut self,
-        node: &mut Node<'a>,
+        node: &Node<'a>,
         task: &Task<'a>,
-        pairs: &[Pair],
-    ) -> Result<Vec<(String, String)>, Refusal> {
+        pairs: &'t [Pair],
+    ) -> Result<Vec<Expanded<'t>>, Refusal> {
         let mut done = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let name = self.expand(node, task, &pair.name)?;
@@ -279,17 +285,22 @@ impl<'a> Work<'a> {
     }
 
     /// Expands a word with the stage's variables.
-    pub(super) fn expand(&mut self, node: &Node<'a>, task: &Task<'a>, word: &str) -> Result<String, Refusal> {
+    pub(super) fn expand<'t>(
+        &mut self,
+        node: &Node<'a>,
+        task: &Task<'a>,
+        word: &'t str,
+    ) -> Result<Cow<'t, str>, Refusal> {
         self.expand_by(self.expander, node, task, word)
     }
 
-    pub(super) fn expand_by(
+    pub(super) fn expand_by<'t>(
         &mut self,
         rules: Expander,
         node: &Node<'a>,
         task: &Task<'a>,
-        word: &str,
-    ) -> Result<String, Refusal> {
+        word: &'t str,
+    ) -> Result<Cow<'t, str>, Refusal> {
         let found = rules.word_within(word, &node.env, &self.budget).map_err(|cause| {
             // The others are wrong whatever the variables are.
             let by_value = matches!(cause, ExpandError::Required { .. } | ExpandError::InvalidPattern { .. });
@@ -299,19 +310,18 @@ impl<'a> Work<'a> {
         self.spend(found.text.len())?;
         if node.unsure {
             self.guessed |= !found.unmatched.is_empty();
-            return Ok(found.text.into_owned());
+            return Ok(found.text);
         }
         for name in &found.unmatched {
             if node.declares(name) || name.starts_with("BUILDKIT_SBOM_SCAN_") {
                 continue;
             }
-            let hint = suggest::nearest(name, node.env.suggestions());
-            self.lint(task, &lint::UNDEFINED_VAR, || match hint {
+            self.lint(task, &lint::UNDEFINED_VAR, || match suggest::nearest(name, node.env.suggestions()) {
                 Some(hint) => format!("Usage of undefined variable '${name}' (did you mean ${hint}?)"),
                 None => format!("Usage of undefined variable '${name}'"),
             });
         }
-        Ok(found.text.into_owned())
+        Ok(found.text)
     }
 
     pub(super) fn lint(&mut self, task: &Task<'a>, rule: &lint::Rule, message: impl FnOnce() -> String) {
@@ -319,7 +329,7 @@ impl<'a> Work<'a> {
     }
 
     fn lint_secret(&mut self, task: &Task<'a>, keyword: &str, name: &str) {
-        const DENY: [&str; 10] = [
+        const DENY: &[&str] = &[
             "apikey",
             "auth",
             "credential",
@@ -331,9 +341,10 @@ impl<'a> Work<'a> {
             "secret",
             "token",
         ];
-        let lower = name.to_ascii_lowercase();
-        let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-        if has(&DENY) && !has(&["public", "file", "version"]) {
+        let has = |words: &[&str]| {
+            name.split('_').any(|part| words.iter().any(|word| word.eq_ignore_ascii_case(part)))
+        };
+        if has(DENY) && !has(&["public", "file", "version"]) {
             self.lint(task, &lint::SECRETS_USED_IN_ARG_OR_ENV, || {
                 format!("Do not use ARG or ENV instructions for sensitive data ({keyword} {})", quote(name))
             });
@@ -348,23 +359,24 @@ pub(super) fn value(text: impl Into<String>) -> Refusal {
 
 /// The stage's shell in front of a command.
 pub(super) fn with_shell(node: &Node<'_>, text: String) -> Vec<String> {
-    let mut args = if !node.config.shell.is_empty() {
-        node.config.shell.clone()
+    let mut args = Vec::with_capacity(node.config.shell.len().max(3) + 1);
+    if !node.config.shell.is_empty() {
+        args.extend_from_slice(&node.config.shell);
     } else if node.image_platform.os == "windows" {
-        ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
+        args.extend(["cmd", "/S", "/C"].map(str::to_owned));
     } else {
-        ["/bin/sh", "-c"].map(str::to_owned).to_vec()
-    };
+        args.extend(["/bin/sh", "-c"].map(str::to_owned));
+    }
     args.push(text);
     args
 }
 
 fn set_dir(node: &mut Node<'_>, dir: &str) -> Result<(), Refusal> {
-    let os = node.os().to_owned();
-    let dir = path::normalize(&node.config.working_dir, dir, &os, false).map_err(value)?;
-    node.dir.clone_from(&dir);
+    let windows = node.os() == "windows";
+    let dir = path::normalize(&node.config.working_dir, dir, node.os(), false).map_err(value)?;
+    dir.as_ref().clone_into(&mut node.dir);
     let config: &mut ContainerConfig = Arc::make_mut(&mut node.config);
-    config.working_dir = if os == "windows" { dir.replace('/', "\\") } else { dir };
+    config.working_dir = if windows { dir.replace('/', "\\") } else { dir.into_owned() };
     Ok(())
 }
 

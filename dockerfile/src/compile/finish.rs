@@ -70,11 +70,14 @@ impl Steps {
         };
         let index = self.add(op, Input::Empty, span, lines);
         self.sources.insert(key, index);
-        self.name(Input::Step(index), format!("[internal] {name}"), 0, 0);
+        self.name(Input::Step(index), "[internal] ".to_owned() + &name, 0, 0);
         index
     }
 
     pub(super) fn context(&mut self, span: Span, lines: Lines) -> StepIndex {
+        if let Some(known) = self.sources.get(&SourceKey::Context(None)) {
+            return *known;
+        }
         self.source(Op::Context(ContextSource { name: None, paths: Vec::new() }), span, lines)
     }
 
@@ -96,7 +99,7 @@ impl Work<'_> {
     pub(super) fn plan(mut self, needed: &[bool]) -> Plan {
         let outline = self.outline();
         let target = self.target;
-        let steps = std::mem::take(&mut self.steps.all);
+        let mut steps = std::mem::take(&mut self.steps.all);
         let mut keep = vec![false; steps.len()];
         let mut open: Vec<StepIndex> =
             self.nodes.get(target).and_then(|node| node.root.step()).into_iter().collect();
@@ -138,15 +141,14 @@ impl Work<'_> {
             }
         }
         let stage_at = |index: usize| stage_place.get(index).copied().flatten();
-        let mut plan_steps = Vec::with_capacity(count);
-        for mut step in steps {
-            let Some(index) = moved(step.index) else { continue };
+        steps.retain_mut(|step| {
+            let Some(index) = moved(step.index) else { return false };
             step.index = index;
             step.stage = step.stage.and_then(|number| number_place.get(&number).copied());
             step.root = input(step.root);
             step.op.each_input(|from| *from = input(*from));
-            plan_steps.push(step);
-        }
+            true
+        });
         let mut stages = Vec::with_capacity(number_place.len());
         for (index, node) in std::mem::take(&mut self.nodes.all).into_iter().enumerate() {
             let Some(mut node) = node else { continue };
@@ -199,7 +201,7 @@ impl Work<'_> {
         }
         Plan {
             platform: self.options.platform.clone().unwrap_or_else(|| self.options.build_platform.clone()),
-            steps: plan_steps,
+            steps,
             stages,
             target: stage_at(target).unwrap_or(0),
             warnings: std::mem::take(&mut self.linter.warnings),

@@ -1,11 +1,12 @@
 //! What holds before the first stage: global ARGs, platform arguments, and the FROM lines that use them.
 
+use std::sync::Arc;
+
 use image_core::{Platform, Reference};
 
 use super::Work;
+use super::arguments::Arguments;
 use super::node::Node;
-use crate::Env;
-use crate::Origin;
 use crate::error::{Diagnostic, ErrorKind};
 use crate::expand::{Found, Variables};
 use crate::instruction::Kind;
@@ -18,29 +19,8 @@ use crate::syntax::{Comments, Instruction, Stage};
 impl<'a> Work<'a> {
     /// Values of the platform arguments and the global ARGs.
     pub(super) fn prepare_globals(&mut self) -> Result<(), Diagnostic> {
-        let build = &self.options.build_platform;
-        let target = self.options.platform.as_ref().unwrap_or(build);
         let last = self.file.stages().last().and_then(|stage| stage.from.name.clone());
-        let stage = self.options.target.clone().or(last).filter(|name| !name.is_empty());
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let values = [
-            ("BUILDPLATFORM", format_platform(build)),
-            ("BUILDOS", build.os.clone()),
-            ("BUILDOSVERSION", text(&build.os_version)),
-            ("BUILDARCH", build.architecture.clone()),
-            ("BUILDVARIANT", text(&build.variant)),
-            ("TARGETPLATFORM", target.to_string()),
-            ("TARGETOS", target.os.clone()),
-            ("TARGETOSVERSION", text(&target.os_version)),
-            ("TARGETARCH", target.architecture.clone()),
-            ("TARGETVARIANT", text(&target.variant)),
-            ("TARGETSTAGE", stage.unwrap_or_else(|| "default".to_owned())),
-        ];
-        let given = &self.options.build_args;
-        let args = Env::of(
-            values.map(|(name, value)| (name, given.get(name).cloned().unwrap_or(value))),
-            Origin::Arg,
-        );
+        let args = Arguments::new(Arc::clone(&self.options), last);
         if let Ok(defaults) = self.global_args(args.clone(), false) {
             self.lint_default_bases(&defaults);
         }
@@ -48,7 +28,7 @@ impl<'a> Work<'a> {
         self.prepare_epoch()
     }
 
-    fn global_args(&mut self, mut args: Env, with_build_args: bool) -> Result<Env, Diagnostic> {
+    fn global_args(&mut self, mut args: Arguments, with_build_args: bool) -> Result<Arguments, Diagnostic> {
         for instruction in self.file.globals() {
             let Kind::Arg(list) = &instruction.kind else { continue };
             for arg in list {
@@ -72,7 +52,7 @@ impl<'a> Work<'a> {
                 }
                 if let Some(value) = value {
                     self.spend(value.len()).map_err(|(kind, _)| at(kind, instruction))?;
-                    args.set(arg.name.as_str(), value, Origin::Arg);
+                    args.set(&arg.name, value);
                 }
                 if with_build_args {
                     self.global_names.insert(arg.name.clone());
@@ -83,7 +63,7 @@ impl<'a> Work<'a> {
     }
 
     /// Base names must make sense when no build argument is given.
-    fn lint_default_bases(&mut self, defaults: &Env) {
+    fn lint_default_bases(&mut self, defaults: &Arguments) {
         for stage in self.file.stages() {
             let Ok(name) = self.expander.word_within(&stage.from.base, defaults, &self.budget) else {
                 return;
@@ -142,19 +122,13 @@ impl<'a> Work<'a> {
                 if self.build_args.contains_key(NAME) {
                     self.build_args.insert(NAME.to_owned(), seconds.clone());
                 }
-                if self.globals.get(NAME).is_some() {
-                    self.globals.set(NAME, seconds, Origin::Arg);
+                if self.globals.value(NAME).is_some() {
+                    self.globals.set(NAME, seconds);
                 }
             }
             None => {
                 self.build_args.remove(NAME);
-                let mut rest = Env::new();
-                for name in self.globals.names_by_age() {
-                    if name != NAME {
-                        rest.set(name, self.globals.value(name).unwrap_or_default(), Origin::Arg);
-                    }
-                }
-                self.globals = rest;
+                self.globals.remove(NAME);
             }
         }
         Ok(())
@@ -177,8 +151,7 @@ impl<'a> Work<'a> {
     fn stage_node(&mut self, stage: Stage<'a>) -> Result<Node<'a>, Diagnostic> {
         let instruction = stage.instruction;
         let written = &stage.from.base;
-        let globals = self.globals.clone();
-        let base = self.expander.word_within(written, &globals, &self.budget).map_err(|cause| {
+        let base = self.expander.word_within(written, &self.globals, &self.budget).map_err(|cause| {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&base, instruction);
@@ -233,8 +206,7 @@ impl<'a> Work<'a> {
         used: &mut Vec<&'a str>,
     ) -> Result<Platform, Diagnostic> {
         let instruction = stage.instruction;
-        let globals = self.globals.clone();
-        let found = self.expander.word_within(written, &globals, &self.budget).map_err(|cause| {
+        let found = self.expander.word_within(written, &self.globals, &self.budget).map_err(|cause| {
             at(ErrorKind::Expand { word: quote(written), cause: Box::new(cause) }, instruction)
         })?;
         self.lint_undeclared(&found, instruction);
@@ -243,7 +215,7 @@ impl<'a> Work<'a> {
         if found.unmatched.is_empty()
             && found.matched.len() == 1
             && found.matched.first() == Some(&"TARGETPLATFORM")
-            && globals.value("TARGETPLATFORM") == Some(&*found.text)
+            && self.globals.value("TARGETPLATFORM") == Some(&*found.text)
         {
             self.linter.report(&lint::REDUNDANT_TARGET_PLATFORM, instruction.lines, comments, || {
                 format!("Setting platform to predefined {written} in FROM is redundant as this is the default behavior")
@@ -320,13 +292,6 @@ fn wrong_component(text: &str) -> Option<&str> {
         return Some(system);
     }
     parts.find(|part| part.contains(['(', ')']))
-}
-
-/// Without the version of the operating system.
-fn format_platform(platform: &Platform) -> String {
-    let mut short = platform.clone();
-    short.os_version = None;
-    short.to_string()
 }
 
 /// A stage that gives `SOURCE_DATE_EPOCH` holds one remote ADD and ARGs, on scratch.

@@ -136,12 +136,9 @@ impl<'a> Work<'a> {
             node.platform = Some(platform);
             return Ok(None);
         }
-        let request = ImageRequest {
-            reference: reference.clone(),
-            platform: platform.clone(),
-            layout: layout.map(str::to_owned),
-        };
+        let request = ImageRequest { reference, platform, layout: layout.map(str::to_owned) };
         let Some(known) = images.image(&request) else { return Ok(Some(request)) };
+        let ImageRequest { reference, platform, .. } = request;
         self.saw_image = true;
         let image = &known.config;
         let platform = if node.platform.is_none() && self.options.platform.is_none() {
@@ -200,8 +197,11 @@ impl<'a> Work<'a> {
         name: &str,
         platform: Option<&Platform>,
     ) -> Option<(String, NamedContext)> {
+        if self.options.contexts.is_empty() {
+            return None;
+        }
         let lower = name.to_lowercase();
-        if self.options.contexts.is_empty() || matches!(lower.as_str(), "scratch" | "context") {
+        if matches!(lower.as_str(), "scratch" | "context") {
             return None;
         }
         let name = match Reference::parse(name) {

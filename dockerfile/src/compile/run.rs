@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use super::dispatch::{value, with_shell};
 use super::node::{Node, Task};
-use super::step::{push_all, push_number};
 use super::{Refusal, Work};
 use crate::Origin;
 use crate::error::ErrorKind;
@@ -13,7 +12,7 @@ use crate::heredoc;
 use crate::instruction::{Command, MountSpec, MountType, Run};
 use crate::path;
 use crate::plan::{CacheOwner, Exec, Input, Mount, MountKind, Network, Op};
-use crate::quote::quote;
+use crate::quote::{push_all, push_number, quote};
 
 impl<'a> Work<'a> {
     pub(super) fn run_step(
@@ -59,9 +58,10 @@ impl<'a> Work<'a> {
         let mut shown_env = None;
         let mut sockets = Vec::new();
         for (index, written) in run.mounts.iter().enumerate() {
-            let spec =
-                MountSpec::read::<Refusal2>(written, |word| self.expand(node, task, word).map_err(Refusal2))
-                    .map_err(|refusal| refusal.0)?;
+            let spec = MountSpec::read::<Refusal2>(written, |word| {
+                self.expand(node, task, word).map(Cow::into_owned).map_err(Refusal2)
+            })
+            .map_err(|refusal| refusal.0)?;
             if let (MountType::Secret, Some(name)) = (spec.kind, &spec.env) {
                 shown_env.get_or_insert_with(|| node.env.clone()).set(name.as_str(), "****", Origin::Arg);
             }
@@ -124,17 +124,19 @@ impl<'a> Work<'a> {
     }
 
     fn created_by(&self, node: &Node<'a>, args: &[String]) -> String {
-        let mut text = String::from("RUN ");
+        let args_len: usize = args.iter().map(|arg| arg.len() + 1).sum();
+        let mut text = String::with_capacity(args_len + 16);
+        text.push_str("RUN ");
         if !node.args.is_empty() {
             text.push('|');
-            push_number(&mut text, u32::try_from(node.args.len()).unwrap_or(u32::MAX));
+            push_number(&mut text, node.args.len() as u64);
             text.push(' ');
             for (name, last) in node.args.iter() {
                 let value = node.env.value(name).or(last.as_deref()).unwrap_or("");
                 push_all(&mut text, &[name, "=", value, " "]);
             }
         }
-        text.reserve(args.iter().map(|arg| arg.len() + 1).sum::<usize>() + 10);
+        text.reserve(args_len + 10);
         for arg in args {
             push_all(&mut text, &[arg, " "]);
         }
@@ -212,7 +214,7 @@ impl<'a> Work<'a> {
             MountType::Cache => {
                 let owned = spec.uid.is_some() || spec.gid.is_some() || spec.mode.is_some();
                 let (mode, uid, gid) = file(0o755);
-                let id = if spec.id.is_empty() { path::clean(&spec.target) } else { spec.id };
+                let id = if spec.id.is_empty() { path::clean(&spec.target).into_owned() } else { spec.id };
                 MountKind::Cache {
                     id: format!("{}/{id}", self.options.cache_namespace),
                     sharing: spec.sharing.unwrap_or_default(),

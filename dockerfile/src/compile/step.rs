@@ -8,6 +8,7 @@ use crate::error::ErrorKind;
 use crate::expand::Expander;
 use crate::limits::MAX_PLAN_TEXT;
 use crate::plan::{HistoryEntry, Input, Op, StepIndex};
+use crate::quote::{push_all, push_number};
 
 impl<'a> Work<'a> {
     /// Counts text of the plan; past its limit the file is refused.
@@ -71,9 +72,9 @@ impl<'a> Work<'a> {
         for _ in node.ordinal.checked_ilog10().unwrap_or(0)..width {
             out.push(' ');
         }
-        push_number(&mut out, node.ordinal);
+        push_number(&mut out, node.ordinal.into());
         out.push('/');
-        push_number(&mut out, node.total);
+        push_number(&mut out, node.total.into());
         out.push_str("] ");
         if onbuild {
             out.push_str("ONBUILD ");
@@ -85,31 +86,18 @@ impl<'a> Work<'a> {
     /// An instruction's text with its variables, for progress.
     pub(super) fn shown<'t>(&self, node: &Node<'a>, text: &'t str, raw: bool) -> Cow<'t, str> {
         let rules = Expander { raw_quotes: raw, keep_unset: raw, ..self.expander };
-        let text = if text.contains('$') {
-            rules.word_within(text, &node.env, &self.budget).map_or(Cow::Borrowed(text), |found| found.text)
+        let text = if memchr::memchr(b'$', text.as_bytes()).is_some() {
+            rules.text_within(text, &node.env, &self.budget).map_or(Cow::Borrowed(text), Cow::Owned)
         } else {
             Cow::Borrowed(text)
         };
-        let end = text.find(' ').unwrap_or(text.len());
-        let (word, rest) = text.split_at_checked(end).unwrap_or((&text, ""));
+        let (word, rest) = match memchr::memchr(b' ', text.as_bytes()) {
+            Some(end) => text.split_at_checked(end).unwrap_or((&text, "")),
+            None => (&*text, ""),
+        };
         if word.bytes().all(|byte| byte.is_ascii_uppercase()) {
             return text;
         }
         Cow::Owned(word.to_uppercase() + rest)
-    }
-}
-
-/// Appends texts.
-pub(super) fn push_all(out: &mut String, parts: &[&str]) {
-    out.reserve(parts.iter().map(|part| part.len()).sum());
-    parts.iter().for_each(|part| out.push_str(part));
-}
-
-/// Appends a number in decimal digits.
-pub(super) fn push_number(out: &mut String, number: u32) {
-    let mut unit = 10_u32.pow(number.checked_ilog10().unwrap_or(0));
-    while unit > 0 {
-        out.push(char::from_digit(number / unit % 10, 10).unwrap_or('0'));
-        unit /= 10;
     }
 }

@@ -1,16 +1,17 @@
 //! COPY and ADD.
 
+use std::borrow::Cow;
+
 use image_core::Digest;
 
 use super::dispatch::value;
 use super::node::{Node, Task};
-use super::step::push_all;
 use super::{Refusal, Work};
 use crate::error::ErrorKind;
 use crate::expand::Expander;
 use crate::instruction::{Kind, Transfer};
 use crate::plan::{Copy, CopySource, FileAction, Files, HttpSource, Input, Mode, Op, Owner};
-use crate::quote::quote;
+use crate::quote::{push_all, quote};
 use crate::{git, lint, path};
 
 impl<'a> Work<'a> {
@@ -32,9 +33,12 @@ impl<'a> Work<'a> {
         let body = Expander { skip_quotes: true, ..Expander::new('\\') };
         let mut inline = Vec::new();
         for file in &written.inline {
-            let data =
-                if file.expand { self.expand_by(body, node, task, &file.data)? } else { file.data.clone() };
-            inline.push((file.name.clone(), data));
+            let data = if file.expand {
+                self.expand_by(body, node, task, &file.data)?
+            } else {
+                Cow::Borrowed(&*file.data)
+            };
+            inline.push((file.name.clone(), data.into_owned()));
         }
         let tree = match task.sources.first().map(|source| self.tree_of(node, *source)) {
             Some(None) => {
@@ -47,8 +51,8 @@ impl<'a> Work<'a> {
             Some(tree) => tree,
             None => None,
         };
-        let os = node.os().to_owned();
-        let dest = path::dest(&node.dir, &dest_word, &os).map_err(value)?;
+        let os = node.os();
+        let dest = path::dest(&node.dir, &dest_word, os).map_err(value)?;
         let template = Copy {
             from: CopySource::Tree(Input::Empty),
             source: String::new(),
@@ -74,7 +78,8 @@ impl<'a> Work<'a> {
                 _ => return Err(value("checksum can't be specified for multiple sources")),
             }
         }
-        let mut text = String::from(if add { "ADD" } else { "COPY" });
+        let mut text = String::with_capacity(task.instruction.text.len() + 16);
+        text.push_str(if add { "ADD" } else { "COPY" });
         if written.parents {
             text.push_str(" --parents");
         }
@@ -84,10 +89,10 @@ impl<'a> Work<'a> {
             }
         }
         let (span, lines) = (task.instruction.span, task.instruction.lines);
-        let mut actions = Vec::new();
-        for source in &sources {
+        let mut actions = Vec::with_capacity(sources.len() + inline.len());
+        let mut copies = std::iter::repeat_n(template, sources.len() + inline.len());
+        for (source, mut copy) in sources.iter().zip(copies.by_ref()) {
             push_all(&mut text, &[" ", source]);
-            let mut copy = template.clone();
             if let Some(parsed) = git::parse(source).map_err(value)? {
                 if !add {
                     return Err(value("source can't be a git ref for COPY"));
@@ -111,23 +116,23 @@ impl<'a> Work<'a> {
                 if !add {
                     return Err(value("source can't be a URL for COPY"));
                 }
-                let checksum = match checksum.as_str() {
+                let checksum = match &*checksum {
                     "" => None,
                     text => Some(text.parse::<Digest>().map_err(|error| value(error.to_string()))?),
                 };
                 let filename = git::url_base(source).unwrap_or_else(|| "__unnamed__".to_owned());
                 copy.source = path::join(&["/", &filename]);
-                let op = Op::Http(HttpSource { url: source.clone(), filename, checksum });
+                let op = Op::Http(HttpSource { url: source.to_string(), filename, checksum });
                 copy.from = CopySource::Tree(Input::Step(self.steps.source(op, span, lines)));
                 copy.unpack = written.unpack.unwrap_or(false);
             } else {
                 if tree.is_none() && !self.guessed {
                     self.lint_ignored(task, add, source);
                 }
-                let mut from = source.as_str();
+                let mut from = &**source;
                 if written.parents {
-                    let (parent, pattern) = source.split_once("/./").unwrap_or(("/", source));
-                    let pattern = path::normalize("/", pattern, &os, false).map_err(value)?;
+                    let (parent, pattern) = source.split_once("/./").unwrap_or(("/", &**source));
+                    let pattern = path::normalize("/", pattern, os, false).map_err(value)?;
                     let pattern = if pattern.starts_with('/') && !source.starts_with('/') {
                         path::clean(&pattern)
                     } else {
@@ -139,7 +144,7 @@ impl<'a> Work<'a> {
                     }
                     copy.include.push(pattern.strip_prefix('/').unwrap_or(&pattern).to_owned());
                 }
-                let normal = path::normalize("/", from, &os, false).map_err(value)?;
+                let normal = path::normalize("/", from, os, false).map_err(value)?;
                 copy.source = path::join(&["/", &normal]);
                 copy.from = CopySource::Tree(match tree {
                     Some(tree) => tree,
@@ -151,10 +156,10 @@ impl<'a> Work<'a> {
             }
             actions.push(FileAction::Copy(Box::new(copy)));
         }
-        for (name, data) in inline {
+        for ((name, data), template) in inline.into_iter().zip(copies) {
             push_all(&mut text, &[" <<", &name]);
             let source = path::join(&["/", &name]);
-            let copy = Copy { from: CopySource::Inline { name, data }, source, ..template.clone() };
+            let copy = Copy { from: CopySource::Inline { name, data }, source, ..template };
             actions.push(FileAction::Copy(Box::new(copy)));
         }
         push_all(&mut text, &[" ", &dest_word, " # buildkit"]);
@@ -167,7 +172,7 @@ impl<'a> Work<'a> {
     fn lint_ignored(&mut self, task: &Task<'a>, add: bool, source: &str) {
         let Some(ignore) = self.ignore.as_ref().filter(|ignore| !ignore.has_exceptions()) else { return };
         let source = path::clean(source);
-        if matches!(source.as_str(), "." | "/") && !ignore.is_total() {
+        if matches!(&*source, "." | "/") && !ignore.is_total() {
             return;
         }
         if ignore.matches(&source) {

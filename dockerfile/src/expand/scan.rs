@@ -1,10 +1,10 @@
 //! One pass over a word.
 
-use std::borrow::Cow;
-
 use super::pattern::Pattern;
 use super::{Budget, ExpandError, Expander, Variables};
+use crate::bytes;
 use crate::limits::MAX_EXPANSION_DEPTH;
+use crate::quote::push_all;
 
 /// The state of expanding one word: what is left of it, and what was found.
 pub(super) struct Scan<'a, 'v> {
@@ -126,14 +126,16 @@ impl<'a, 'v> Scan<'a, 'v> {
             }
             match ch {
                 '$' => {
-                    let text = self.dollar()?;
+                    let start = out.len();
+                    self.dollar(&mut out)?;
+                    let text = out.get(start..).unwrap_or("");
                     if let Some(words) = &mut words {
                         if std::mem::take(&mut self.nested) {
                             words.current.clear();
                         }
                         text.chars().for_each(|ch| words.add(ch));
                     }
-                    self.push(&mut out, &text)?;
+                    self.budget.text(text.len(), out.len())?;
                 }
                 '<' => {
                     let text = self.less();
@@ -144,16 +146,21 @@ impl<'a, 'v> Scan<'a, 'v> {
                     out.push_str(text);
                 }
                 '\'' | '"' if !self.rules.skip_quotes => {
-                    let text =
-                        if ch == '"' { Cow::Owned(self.double_quote()?) } else { self.single_quote()? };
+                    let start = out.len();
+                    if ch == '"' {
+                        self.double_quote(&mut out)?;
+                    } else {
+                        out.push_str(self.single_quote()?);
+                    }
+                    let text = out.get(start..).unwrap_or("");
                     if let Some(words) = &mut words {
                         if std::mem::take(&mut self.nested) {
                             words.current.clear();
                         }
-                        words.current.push_str(&text);
+                        words.current.push_str(text);
                         words.inside = true;
                     }
-                    self.push(&mut out, &text)?;
+                    self.budget.text(text.len(), out.len())?;
                 }
                 _ => {
                     self.next();
@@ -199,7 +206,7 @@ impl<'a, 'v> Scan<'a, 'v> {
         let escape = u8::try_from(escape).unwrap_or(b'$');
         let special =
             |byte: u8| (byte == b'$') | (byte == b'\'') | (byte == b'"') | (byte == escape) | (byte == stop);
-        self.rest.bytes().position(special).unwrap_or(self.rest.len())
+        bytes::position(self.rest.as_bytes(), special).unwrap_or(self.rest.len())
     }
 
     fn push(&self, out: &mut String, text: &str) -> Result<(), ExpandError> {
@@ -219,18 +226,21 @@ impl<'a, 'v> Scan<'a, 'v> {
         text
     }
 
-    fn single_quote(&mut self) -> Result<Cow<'a, str>, ExpandError> {
+    fn single_quote(&mut self) -> Result<&'a str, ExpandError> {
         let tail = self.rest.get(1..).unwrap_or("");
-        let Some(end) = tail.find('\'') else { return Err(ExpandError::UnclosedQuote("single")) };
+        let Some(end) = memchr::memchr(b'\'', tail.as_bytes()) else {
+            return Err(ExpandError::UnclosedQuote("single"));
+        };
         let (text, quoted) = (tail.get(..end).unwrap_or(""), self.rest.get(..end + 2).unwrap_or(""));
         let text = if self.rules.raw_quotes { quoted } else { text };
         self.rest = tail.get(end + 1..).unwrap_or("");
-        Ok(Cow::Borrowed(text))
+        Ok(text)
     }
 
-    fn double_quote(&mut self) -> Result<String, ExpandError> {
+    /// Appends what stands between double quotes.
+    fn double_quote(&mut self, out: &mut String) -> Result<(), ExpandError> {
+        let start = out.len();
         self.next();
-        let mut out = String::with_capacity(self.ordinary(None) + 1);
         if self.rules.raw_quotes {
             out.push('"');
         }
@@ -239,8 +249,9 @@ impl<'a, 'v> Scan<'a, 'v> {
             if let Some((text, rest)) = self.rest.split_at_checked(len)
                 && len > 0
             {
-                self.push(&mut out, text)?;
+                out.push_str(text);
                 self.rest = rest;
+                self.budget.text(len, out.len() - start)?;
             }
             match self.peek() {
                 None => return Err(ExpandError::UnclosedQuote("double")),
@@ -249,11 +260,12 @@ impl<'a, 'v> Scan<'a, 'v> {
                     if self.rules.raw_quotes {
                         out.push('"');
                     }
-                    return Ok(out);
+                    return Ok(());
                 }
                 Some('$') => {
-                    let text = self.dollar()?;
-                    self.push(&mut out, &text)?;
+                    let before = out.len();
+                    self.dollar(out)?;
+                    self.budget.text(out.len() - before, out.len() - start)?;
                 }
                 Some(ch) => {
                     self.next();
@@ -277,18 +289,21 @@ impl<'a, 'v> Scan<'a, 'v> {
         }
     }
 
-    fn dollar(&mut self) -> Result<Cow<'v, str>, ExpandError> {
+    /// Appends what a variable comes to.
+    fn dollar(&mut self, out: &mut String) -> Result<(), ExpandError> {
         self.next();
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
-                return Ok(Cow::Borrowed("$"));
+                out.push('$');
+                return Ok(());
             }
-            return Ok(match self.value(name) {
-                Some(value) => Cow::Borrowed(value),
-                None if self.rules.keep_unset => Cow::Owned(format!("${name}")),
-                None => Cow::Borrowed(""),
-            });
+            match self.value(name) {
+                Some(value) => out.push_str(value),
+                None if self.rules.keep_unset => push_all(out, &["$", name]),
+                None => {}
+            }
+            return Ok(());
         }
         self.next();
         match self.peek() {
@@ -298,27 +313,35 @@ impl<'a, 'v> Scan<'a, 'v> {
         }
         let name = self.name();
         match self.next() {
-            Some('}') => Ok(match self.value(name) {
-                Some(value) => Cow::Borrowed(value),
-                None if self.rules.keep_unset => Cow::Owned(format!("${{{name}}}")),
-                None => Cow::Borrowed(""),
-            }),
+            Some('}') => {
+                match self.value(name) {
+                    Some(value) => out.push_str(value),
+                    None if self.rules.keep_unset => push_all(out, &["${", name, "}"]),
+                    None => {}
+                }
+                Ok(())
+            }
             Some(':') => {
                 let modifier = self.next();
-                self.modified(name, true, modifier)
+                self.modified(out, name, true, modifier)
             }
-            Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(name, false, Some(modifier)),
-            Some('/') => self.replaced(name).map(Cow::Owned),
+            Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(out, name, false, Some(modifier)),
+            Some('/') => {
+                let text = self.replaced(name)?;
+                out.push_str(&text);
+                Ok(())
+            }
             other => Err(ExpandError::UnsupportedModifier(shown(other))),
         }
     }
 
     fn modified(
         &mut self,
+        out: &mut String,
         name: &'a str,
         null_is_unset: bool,
         modifier: Option<char>,
-    ) -> Result<Cow<'v, str>, ExpandError> {
+    ) -> Result<(), ExpandError> {
         let written = || format!("{}{}", if null_is_unset { ":" } else { "" }, shown(modifier));
         let trims = matches!(modifier, Some('#' | '%'));
         if null_is_unset && trims {
@@ -328,33 +351,34 @@ impl<'a, 'v> Scan<'a, 'v> {
         let value = self.value(name);
         let Some(modifier) = modifier else { return Err(ExpandError::MissingBrace) };
         if self.rules.keep_unset && value.is_none() {
-            return Ok(Cow::Owned(format!("${{{name}{}{word}}}", written())));
+            push_all(out, &["${", name, &written(), &word, "}"]);
+            return Ok(());
         }
         let missing = value.is_none() || (null_is_unset && value == Some(""));
         match modifier {
-            '-' => Ok(if missing { Cow::Owned(word) } else { Cow::Borrowed(value.unwrap_or_default()) }),
-            '+' => Ok(if missing { Cow::Borrowed("") } else { Cow::Owned(word) }),
+            '-' => out.push_str(if missing { &word } else { value.unwrap_or_default() }),
+            '+' => out.push_str(if missing { "" } else { &word }),
             '?' if missing => {
                 let default =
                     if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
                 let message = if word.is_empty() { default.to_owned() } else { word };
-                Err(ExpandError::Required { name: name.to_owned(), message })
+                return Err(ExpandError::Required { name: name.to_owned(), message });
             }
-            '?' => Ok(Cow::Borrowed(value.unwrap_or_default())),
+            '?' => out.push_str(value.unwrap_or_default()),
             '#' | '%' => {
                 let doubled = word.strip_prefix(modifier);
                 let pattern = Pattern::parse(doubled.unwrap_or(&word), modifier == '%', self.budget)?;
                 let value = value.unwrap_or_default();
                 let longest = doubled.is_some();
-                let kept = if modifier == '#' {
+                out.push_str(&if modifier == '#' {
                     pattern.trim_start(value, longest)?
                 } else {
                     pattern.trim_end(value, longest)?
-                };
-                Ok(Cow::Owned(kept))
+                });
             }
-            _ => Err(ExpandError::UnsupportedModifier(written())),
+            _ => return Err(ExpandError::UnsupportedModifier(written())),
         }
+        Ok(())
     }
 
     fn replaced(&mut self, name: &'a str) -> Result<String, ExpandError> {

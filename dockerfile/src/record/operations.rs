@@ -34,14 +34,19 @@ impl Found {
             found.step(plan, step);
         }
         let text = std::mem::take(&mut found.text);
-        let mut double = false;
+        // Steps that are told in the same words as another.
+        let mut alike = BTreeSet::new();
         for list in [&mut found.sources, &mut found.execs, &mut found.files] {
             let of = |entry: &Entry| text.0.get(entry.start..entry.end).unwrap_or("");
             list.sort_by(|a, b| of(a).cmp(of(b)));
-            double |= list.iter().zip(list.iter().skip(1)).any(|(a, b)| of(a) == of(b));
+            for (a, b) in list.iter().zip(list.iter().skip(1)) {
+                if of(a) == of(b) {
+                    alike.extend([a.step, b.step].into_iter().flatten());
+                }
+            }
         }
-        if double {
-            let again = repeated(plan);
+        if !alike.is_empty() {
+            let again = repeated(plan, &alike);
             for list in [&mut found.execs, &mut found.files] {
                 list.retain(|entry| !entry.step.is_some_and(|step| again.contains(&step)));
             }
@@ -281,13 +286,17 @@ impl Writer {
 /// Steps that do what an earlier one does, to the same inputs.
 ///
 /// `--link` copies to an empty tree, and what that gives is merged with the tree below: the copy is the same whatever
-/// is below, the merged tree is not.
-fn repeated(plan: &Plan) -> BTreeSet<usize> {
+/// is below, the merged tree is not. Only the steps `alike` can be the same as another.
+fn repeated(plan: &Plan, alike: &BTreeSet<usize>) -> BTreeSet<usize> {
     let mut first = std::collections::BTreeMap::new();
     // What each step's tree is called: twice the number of the first step that made it, and one more when merged.
     let mut same: Vec<usize> = Vec::with_capacity(plan.steps.len());
     let mut again = BTreeSet::new();
     for step in &plan.steps {
+        if !alike.contains(&step.index) {
+            same.push(2 * step.index);
+            continue;
+        }
         let mut op = step.op.clone();
         let mut root = step.root;
         let mapped = |index: usize| same.get(index).copied().unwrap_or(2 * index);

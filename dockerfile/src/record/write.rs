@@ -1,5 +1,8 @@
 //! JSON as a text that grows.
 
+use crate::bytes;
+use crate::quote::push_number;
+
 /// JSON as it is written. Commas come by themselves.
 #[derive(Default)]
 pub(super) struct Writer(pub(super) String);
@@ -36,14 +39,9 @@ impl Writer {
 
     /// A part of a string: only quotes, backslashes and control characters need more than themselves.
     pub(super) fn part(&mut self, text: &str) {
-        // Most have none; a loop without an exit goes over many bytes at once.
         let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
-        if !text.bytes().fold(false, |seen, byte| seen | special(byte)) {
-            self.0.push_str(text);
-            return;
-        }
         let mut rest = text;
-        while let Some(at) = rest.bytes().position(special) {
+        while let Some(at) = bytes::position(rest.as_bytes(), special) {
             let Some((plain, tail)) = rest.split_at_checked(at) else { break };
             self.0.push_str(plain);
             let mut tail = tail.chars();
@@ -78,10 +76,9 @@ impl Writer {
         }
     }
 
-    pub(super) fn number(&mut self, key: &str, value: impl std::fmt::Display) {
-        use std::fmt::Write as _;
+    pub(super) fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.0, "{value}");
+        push_number(&mut self.0, value);
     }
 
     pub(super) fn list<'a>(&mut self, key: &str, texts: impl IntoIterator<Item = &'a String>) {
