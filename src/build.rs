@@ -100,6 +100,8 @@ pub struct Build {
     args: BTreeMap<String, String>,
     target: Option<String>,
     tags: Vec<Reference>,
+    /// The names are those of an index that this build is a part of.
+    part: bool,
     labels: BTreeMap<String, String>,
     timestamps: Timestamps,
     no_cache: bool,
@@ -205,6 +207,7 @@ impl Engine {
             args: BTreeMap::new(),
             target: None,
             tags: Vec::new(),
+            part: false,
             labels: BTreeMap::new(),
             timestamps: Timestamps::default(),
             no_cache: false,

@@ -273,6 +273,8 @@ pub fn image_rows(engine: &Engine) -> Result<Vec<ImageRow>> {
             let name = tag.name.tag().unwrap_or_default().to_owned();
             rows.push(ImageRow { repository, tag: name, digest, image: image.clone(), created, size });
         }
+        // An image of an index that has a name is shown by the one for this host.
+        named |= tags.iter().any(|tag| tag.index.as_ref().is_some_and(|index| index.has(&id)));
         if !named {
             let repository = tags
                 .iter()

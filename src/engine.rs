@@ -262,11 +262,20 @@ impl Engine {
         (self.0.clock)()
     }
 
-    /// The image that `name` means: a name, an ID, or the beginning of one.
+    /// The image that `name` means: a name, an ID, or the beginning of one. Of an index, the image for this engine's
+    /// platform.
     ///
     /// # Errors
     /// [`Error::Store`] when there is none or more than one.
     pub fn image(&self, name: &str) -> Result<Image> {
+        // Of several images under one name, the one for this engine.
+        if name.parse::<ImageId>().is_err()
+            && let Ok(reference) = Reference::parse(name)
+            && let Some(index) = self.0.store.find_index(&reference)?
+            && let Some(chosen) = index.select(&self.0.platform)
+        {
+            return self.load(self.0.store.image(&chosen.image)?);
+        }
         self.load(self.0.store.resolve_image(name)?)
     }
 

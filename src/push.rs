@@ -76,6 +76,7 @@ impl Engine {
         self.store().tag(&name.at_digest(digest), &image.id(), now)?;
         if let Some(tag) = self.store().find_tag(&name)?
             && tag.image == image.id()
+            && tag.index.is_none()
             && name.digest().is_none()
         {
             self.store().tag_as(&name, &image.id(), Some(digest), tag.tagged)?;

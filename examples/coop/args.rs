@@ -129,7 +129,7 @@ pub(crate) struct Build {
     /// Shared memory size for build containers
     #[arg(long)]
     pub(crate) shm_size: Option<String>,
-    /// Set target platforms for build: several make an index, which is pushed
+    /// Set target platforms for build: several make an index
     #[arg(long, value_delimiter = ',')]
     pub(crate) platform: Vec<String>,
     /// Allow extra privileged entitlement (e.g., security.insecure)

@@ -224,13 +224,10 @@ fn render(last: &Mutex<usize>, event: &Event) {
     eprintln!("{event}");
 }
 
-/// Several platforms: their index is pushed or written, as the store has no place for it.
+/// Several platforms: their index has the names.
 async fn build_index(engine: &Engine, args: &Build) -> Outcome {
     let outputs: Vec<Output> =
         args.output.iter().filter_map(|text| output(text).transpose()).collect::<Outcome<_>>()?;
-    if !args.push && outputs.is_empty() {
-        return Err("several platforms make an index, which --push or --output takes".into());
-    }
     let names: Vec<cooperage::image::Reference> =
         args.tag.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
     let platforms: Vec<_> = args.platform.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;

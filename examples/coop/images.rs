@@ -24,8 +24,8 @@ pub(crate) fn find(engine: &Engine, name: &str) -> Outcome<Image> {
 }
 
 pub(crate) fn tag(engine: &Engine, source: &str, target: &str) -> Outcome {
-    let image = find(engine, source)?;
-    engine.tag(&image, &target.parse()?)?;
+    find(engine, source)?;
+    engine.tag_name(source, &target.parse()?)?;
     Ok(())
 }
 
@@ -82,10 +82,12 @@ pub(crate) async fn remove(engine: &Engine, args: &Rmi) -> Outcome {
         let id = image.id();
         let reference = Reference::parse(name).ok().map(|name| name.with_default_tag());
         let named = match reference {
-            Some(reference) => engine.store().find_tag(&reference)?.map(|tag| tag.name),
+            Some(reference) => engine.store().find_tag(&reference)?,
             None => None,
         };
-        let tags: Vec<_> = engine.store().tags()?.into_iter().filter(|tag| tag.image == id).collect();
+        let index = named.as_ref().and_then(|tag| tag.index.clone());
+        let named = named.map(|tag| tag.name);
+        let tags: Vec<_> = engine.store().tags()?.into_iter().filter(|tag| tag.has(&id)).collect();
         let count = tags.iter().filter(|tag| tag.name.tag().is_some()).count();
         if let Some(name) = named {
             // The digest of a repository goes with its last tag there.
@@ -125,6 +127,15 @@ pub(crate) async fn remove(engine: &Engine, args: &Rmi) -> Outcome {
         }
         engine.store().remove_image(&id)?;
         println!("Deleted: {id}");
+        // The other images of an index, unless something else has them.
+        for other in index.iter().flat_map(|index| &index.images).map(|entry| entry.image) {
+            let named = engine.store().tags()?.iter().any(|tag| tag.name.tag().is_some() && tag.has(&other));
+            let used = users.iter().any(|container| container.image == other);
+            if other != id && !named && !used {
+                engine.store().remove_image(&other)?;
+                println!("Deleted: {other}");
+            }
+        }
     }
     engine.gc().await?;
     Ok(())

@@ -72,11 +72,10 @@ pub(crate) async fn pull(engine: &Engine, name: &str) -> Outcome {
 pub(crate) async fn push(engine: &Engine, name: &str) -> Outcome {
     let name = Reference::parse(name)?.with_default_tag();
     println!("The push refers to repository [{}]", name.repository());
-    let Some(tag) = engine.store().find_tag(&name)? else {
+    if engine.store().find_tag(&name)?.is_none() {
         return Err(format!("An image does not exist locally with the tag: {}", name.repository()).into());
-    };
-    let image = engine.image(&tag.image.to_string())?;
-    let manifest = engine.push(&image, &name, &progress()).await.map_err(|error| explain(error, &name))?;
+    }
+    let manifest = engine.push_name(&name, &progress()).await.map_err(|error| explain(error, &name))?;
     println!("{}: digest: {} size: {}", name.tag().unwrap_or_default(), manifest.digest, manifest.size);
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use image_core::{Digest, Digester};
+use image_core::{Digest, Digester, ImageId};
 use rustix::fs::FlockOperation;
 
 use crate::blob::{Encoding, file_name};
@@ -168,7 +168,7 @@ impl Store {
         keys.extend(elsewhere.iter().map(String::as_str));
         let seen = Seen { keys, blobs: present };
         self.check_images(&seen, &mut checked)?;
-        self.check_tags(&mut checked)?;
+        self.check_tags(&seen, &mut checked)?;
         self.check_containers(&seen, &mut checked)?;
         self.check_cache(&seen, &mut checked)?;
         self.check_hints(&mut checked)?;
@@ -249,17 +249,29 @@ impl Store {
         Ok(())
     }
 
-    fn check_tags(&self, checked: &mut Checked) -> Result<()> {
+    fn check_tags(&self, seen: &Seen<'_>, checked: &mut Checked) -> Result<()> {
         for name in self.places.refs.names()? {
             let path = PathBuf::from("refs").join(&name);
             let object = Object::Tag(name.clone());
             checked.records += 1;
             match self.places.refs.read_json::<Tag>(&name) {
                 Ok(Some(tag)) if ref_file(&tag.name) == name => {
-                    let image = file_name(tag.image.digest());
-                    let mut images = self.shelves(&self.places.images, |shelf| &shelf.images);
-                    if !images.any(|images| images.exists(&image)) && self.places.refs.exists(&name) {
-                        checked.add(object, path, Damage::Dangling(tag.image.to_string()));
+                    let indexed = tag.index.iter().flat_map(|record| &record.images);
+                    let images: BTreeSet<ImageId> =
+                        indexed.map(|entry| entry.image).chain([tag.image]).collect();
+                    for image in images {
+                        if !self.has_image(&image) && self.places.refs.exists(&name) {
+                            checked.add(object.clone(), &path, Damage::Dangling(image.to_string()));
+                        }
+                    }
+                    if let Some(record) = &tag.index
+                        && !seen.blobs.contains(&record.index.digest)
+                        && self.places.refs.exists(&name)
+                    {
+                        let digest = record.index.digest;
+                        let place = PathBuf::from("blobs").join(file_name(&digest));
+                        checked.add(Object::Blob(digest), place, Damage::Missing);
+                        checked.add(object, path, Damage::Dangling(digest.to_string()));
                     }
                 }
                 Ok(None) => {}

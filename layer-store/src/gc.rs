@@ -167,6 +167,8 @@ impl Store {
             needed.blobs.insert(image.config.digest);
             needed.blobs.extend(image.manifest.iter().chain(image.kept_blobs()).map(|blob| blob.digest));
         }
+        let named = self.tags()?.into_iter().filter_map(|tag| tag.index);
+        needed.blobs.extend(named.map(|record| record.index.digest));
         for container in self.containers()? {
             needed.layers.extend(container.layers.iter().map(|layer| layer.key.to_string()));
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  images/<config digest>      what the image is: config, layers, manifest if one is fixed
-//!  refs/<sha256 of the name>   a name and the image that it points to
+//!  refs/<sha256 of the name>   a name and the image that it points to, or the index
 //!  history/<the same>          what the name has pointed to, oldest first
 //! ```
 //!
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::file_name;
 use crate::error::{Error, Result};
+use crate::image_index::IndexRecord;
 use crate::layer::{Layer, LayerKey};
 use crate::store::Store;
 
@@ -140,6 +141,17 @@ pub struct Tag {
     /// here. See [`Store::tag_as`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// The index, when it means several images; `image` is then one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexRecord>,
+}
+
+impl Tag {
+    /// Whether the name would mean less without `image`.
+    #[must_use]
+    pub fn has(&self, image: &ImageId) -> bool {
+        self.image == *image || self.index.as_ref().is_some_and(|index| index.has(image))
+    }
 }
 
 /// The name of the file of a name.
@@ -166,6 +178,12 @@ impl Store {
         let record =
             self.search(&self.places.images, |shelf| &shelf.images, |images| images.read_json(&name))?;
         record.ok_or_else(|| Error::NotFound { kind: "image", name: id.to_string() })
+    }
+
+    pub(crate) fn has_image(&self, id: &ImageId) -> bool {
+        let file = file_name(id.digest());
+        let mut shelves = self.shelves(&self.places.images, |shelf| &shelf.images);
+        shelves.any(|images| images.exists(&file))
     }
 
     /// All images, by ID.
@@ -237,6 +255,18 @@ impl Store {
     ) -> Result<Option<ImageId>> {
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
         self.image(image)?;
+        self.point(name, image, None, digest, now)
+    }
+
+    /// Points `name` to `image`, which is there. Whoever calls it holds the lock.
+    pub(crate) fn point(
+        &self,
+        name: &Reference,
+        image: &ImageId,
+        index: Option<&IndexRecord>,
+        digest: Option<Digest>,
+        now: Option<Timestamp>,
+    ) -> Result<Option<ImageId>> {
         let name = name.with_default_tag();
         let before = self.find_tag(&name)?.map(|tag| tag.image);
         if before != Some(*image) {
@@ -246,7 +276,8 @@ impl Store {
             let record = TagHistory { name: name.clone(), past };
             self.places.history.replace_json(&ref_file(&name), &record)?;
         }
-        self.places.refs.replace_json(&ref_file(&name), &Tag { name, image: *image, tagged: now, digest })?;
+        let tag = Tag { name, image: *image, tagged: now, digest, index: index.cloned() };
+        self.places.refs.replace_json(&ref_file(&tag.name), &tag)?;
         Ok(before)
     }
 
@@ -278,7 +309,7 @@ impl Store {
         if ref_file(&name) != file || self.image(&last.image).is_err() {
             return Ok(false);
         }
-        let tag = Tag { name, image: last.image, tagged: last.tagged, digest: None };
+        let tag = Tag { name, image: last.image, tagged: last.tagged, digest: None, index: None };
         self.places.refs.replace_json(file, &tag)?;
         Ok(true)
     }
@@ -350,7 +381,8 @@ impl Store {
         }
     }
 
-    /// Removes the record of the image `id` and every name of it. Layers and blobs go with the next gc.
+    /// Removes the record of the image `id` and every name of it, also of an index that has it. Layers and blobs go with
+    /// the next gc.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::InUse`] for an image of an additional store.
@@ -363,7 +395,7 @@ impl Store {
         }
         // Alone: a name that is given meanwhile would point to nothing.
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockExclusive)?;
-        for tag in self.tags()?.into_iter().filter(|tag| tag.image == *id) {
+        for tag in self.tags()?.into_iter().filter(|tag| tag.has(id)) {
             self.untag(&tag.name)?;
         }
         self.places.images.unlink(&file)?;

@@ -9,7 +9,7 @@
 //!    borrows/<diff id>          paths at which a layer that is not self-contained looked below
 //!    encodings/<diff id>        which blobs encode the layer, made by which encoder
 //!    images/<config digest>     config, layers, manifest once fixed
-//!    refs/<sha256 of name>      name → image
+//!    refs/<sha256 of name>      name → image, or an index of several          (see `image_index`)
 //!    history/<sha256 of name>   what the name has pointed to
 //!    cache/records/<key>        what a build step depended on and made       (see `cache`)
 //!         /slots/<hash>         what the same step depended on last time
@@ -25,7 +25,7 @@
 //! A layer is kept once, whatever images have it and whatever is below it there; a file that two layers have is kept
 //! twice ([`Store::duplicates`] counts those, and its module says why).
 //!
-//! Roots of garbage collection: `images`, `containers`, `cache/records`, held `leases`. Files are the truth; there is
+//! Roots of garbage collection: `images`, `refs` that name an index, `containers`, `cache/records`, held `leases`. Files are the truth; there is
 //! no database. No lock is held while a store is merely open, so any number of processes share one.
 //!
 //! ```
@@ -64,6 +64,7 @@ mod encode;
 mod error;
 mod gc;
 mod image;
+mod image_index;
 mod index;
 mod ingest;
 mod layer;
@@ -100,6 +101,7 @@ pub use encode::Encoder;
 pub use error::{Error, Result};
 pub use gc::{Collected, CollectedObject, GcPolicy, Unneeded};
 pub use image::{ImageLayer, ImageRecord, Keep, Past, Tag};
+pub use image_index::{IndexRecord, IndexedImage};
 pub use index::{Entry, Index, Kind, Summary};
 pub use ingest::Ingest;
 pub use layer::{Layer, LayerKey, chain_id};

@@ -160,7 +160,8 @@ pub struct PrunedImage {
 
 impl Store {
     /// Removes images by `policy`, of those that no container is made from and that `filter` says yes to, oldest first;
-    /// gives them in their order. With `dry_run` nothing is removed. Layers and blobs go with the next gc.
+    /// gives them in their order. The images of an index that has a name have that name; a container of one of them
+    /// keeps them all. With `dry_run` nothing is removed. Layers and blobs go with the next gc.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Damaged`].
@@ -172,10 +173,17 @@ impl Store {
         dry_run: bool,
     ) -> Result<Vec<PrunedImage>> {
         let containers = self.containers()?;
-        let used: BTreeSet<ImageId> = containers.iter().map(|container| container.image).collect();
+        let mut used: BTreeSet<ImageId> = containers.iter().map(|container| container.image).collect();
         let mut tags: BTreeMap<ImageId, Vec<Tag>> = BTreeMap::new();
         for tag in self.tags()? {
-            tags.entry(tag.image).or_default().push(tag);
+            let indexed = tag.index.iter().flat_map(|record| &record.images).map(|entry| entry.image);
+            let images: BTreeSet<ImageId> = indexed.chain([tag.image]).collect();
+            if images.iter().any(|image| used.contains(image)) {
+                used.extend(&images);
+            }
+            for image in images {
+                tags.entry(image).or_default().push(tag.clone());
+            }
         }
         let newest = |record: &ImageRecord| {
             let named = tags.get(&record.id()).into_iter().flatten().filter_map(|tag| tag.tagged);
@@ -186,6 +194,8 @@ impl Store {
         let mut bytes = Shares::of(self, &images, &containers)?;
         let free = self.free()?;
         let (mut freed, mut pruned) = (0, Vec::new());
+        // An index loses its name with its first image.
+        let mut gone: BTreeSet<Reference> = BTreeSet::new();
         let oldest = images.len().saturating_sub(policy.keep_newest);
         for record in images.iter().take(oldest) {
             let id = record.id();
@@ -215,6 +225,7 @@ impl Store {
             if !dry_run {
                 self.remove_image(&id)?;
             }
+            names.retain(|name| gone.insert(name.clone()));
             pruned.push(PrunedImage { id, names, bytes, reason });
         }
         Ok(pruned)

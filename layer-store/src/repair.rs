@@ -371,7 +371,15 @@ impl Store {
         if self.has_blob(digest) {
             return Ok(true);
         }
-        // A manifest that we made is made again in the same way.
+        // An index that we made is made again in the same way, and so is a manifest.
+        if let Some(record) = self.named_index(digest)? {
+            let entries = record.images.into_iter().map(|entry| entry.manifest).collect();
+            let index = Document::from_value(image_core::Index::oci(entries));
+            if let Some(index) = index.ok().filter(|index| index.digest() == digest) {
+                work.put_blob(MediaType::OciIndex, index.bytes())?;
+                return Ok(true);
+            }
+        }
         for name in self.places.images.names()? {
             let Ok(Some(record)) = self.places.images.read_json::<ImageRecord>(&name) else { continue };
             if record.manifest.as_ref().is_some_and(|manifest| manifest.digest == *digest) {
@@ -464,7 +472,8 @@ impl Store {
 
     fn tag_is_whole(&self, name: &str) -> bool {
         let Ok(Some(tag)) = self.places.refs.read_json::<crate::image::Tag>(name) else { return false };
-        self.places.images.exists(&file_name(tag.image.digest()))
+        let indexed = tag.index.as_ref().is_none_or(|record| record.missing(self).is_none());
+        indexed && self.places.images.exists(&file_name(tag.image.digest()))
     }
 
     /// What images say of how the layer in the hint `name` was encoded.

@@ -19,7 +19,9 @@ pub(crate) const VERSION: &str = "VERSION";
 pub(crate) const GC_LOCK: &str = "gc.lock";
 
 /// The features that this version writes and knows. A store with another *incompatible* one is not opened.
-const KNOWN: [&str; 0] = [];
+const KNOWN: [&str; 1] = [INDEXES];
+/// Names that point to an index. A version that knows none reads them as the name of one image, and must not collect.
+pub(crate) const INDEXES: &str = "indexes";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -219,7 +221,23 @@ impl Store {
 
     pub(crate) fn write_version(&self) -> Result<()> {
         let root = &self.places.root;
-        root.replace(VERSION, &json(&Version::with(self.authority.owners()), &root.at(VERSION))?)
+        let mut version = Version::with(self.authority.owners());
+        if self.tags()?.iter().any(|tag| tag.index.is_some()) {
+            version.read_only_compatible.push(INDEXES.to_owned());
+        }
+        root.replace(VERSION, &json(&version, &root.at(VERSION))?)
+    }
+
+    /// Notes that the store has something which versions without `feature` may read past, but not write beside.
+    pub(crate) fn add_feature(&self, feature: &str) -> Result<()> {
+        let root = &self.places.root;
+        let version = root.read_plain_json::<Version>(VERSION)?;
+        let mut version = version.unwrap_or_else(|| Version::with(self.authority.owners()));
+        if version.read_only_compatible.iter().any(|known| known == feature) {
+            return Ok(());
+        }
+        version.read_only_compatible.push(feature.to_owned());
+        root.replace(VERSION, &json(&version, &root.at(VERSION))?)
     }
 
     /// Where the store is.

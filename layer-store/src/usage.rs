@@ -151,6 +151,13 @@ impl Store {
             }
             usage.images.push(ImageUsage { id: record.id(), size, shared, containers: count });
         }
+        for record in self.tags()?.into_iter().filter_map(|tag| tag.index) {
+            let size = self.blob_size(&record.index.digest);
+            needed.blobs.insert(record.index.digest, size);
+            if containers.iter().any(|container| record.has(&container.image)) {
+                pinned.blobs.insert(record.index.digest, size);
+            }
+        }
         for layer in containers.iter().flat_map(|container| &container.layers) {
             let (_, allocated) = sizes_of(&layer.key)?;
             needed.layers.insert(layer.key.as_str().to_owned(), allocated);

@@ -71,8 +71,10 @@ pub(super) async fn image(build: &Build, request: &ImageRequest) -> Result<Image
     if !build.pull || exact.digest().is_some() {
         let store = build.engine.store();
         if let Some(tag) = store.find_tag(&exact)? {
-            let image = build.engine.load(store.image(&tag.image)?)?;
-            // A name means one image here, a name elsewhere one for every platform.
+            let chosen = tag.index.as_ref().and_then(|index| index.select(&request.platform));
+            let id = chosen.map_or(tag.image, |entry| entry.image);
+            let image = build.engine.load(store.image(&id)?)?;
+            // A name of one image here may be one for every platform elsewhere.
             if request.platform.rank(&image.config().platform()).is_some() {
                 let digest = match exact.digest() {
                     Some(digest) => Some(*digest),

@@ -67,7 +67,7 @@ pub(super) async fn as_asked(build: &Build, mut built: Built) -> Result<Built> {
             }
         }
         built.image = engine.squash(&built.image, keep).await?;
-        for tag in &build.tags {
+        for tag in build.tags.iter().filter(|_| !build.part) {
             engine.tag(&built.image, tag)?;
         }
     }

@@ -2,7 +2,7 @@
 
 use dockerfile::plan::{Exec, HistoryEntry, Plan, Step};
 use image_core::{Document, History, MediaType};
-use layer_store::{ImageRecord, Layer};
+use layer_store::{ImageRecord, Layer, Tag};
 
 use super::solve::{Solver, epoch, moment};
 use crate::engine::Image;
@@ -65,7 +65,8 @@ pub(super) async fn image(solver: &Solver) -> Result<Image> {
     let document =
         document.map_err(|source| Error::Document { what: "the new config".to_owned(), source })?;
     let steps = entries.len();
-    let (work, tags, now) = (solver.work.clone(), build.tags.clone(), build.engine.now());
+    let tags = if build.part { Vec::new() } else { build.tags.clone() };
+    let (work, now) = (solver.work.clone(), build.engine.now());
     let record = blocking(move || {
         let config = work.put_blob(MediaType::OciConfig, document.bytes())?;
         work.commit()?;
@@ -84,7 +85,8 @@ pub(super) async fn image(solver: &Solver) -> Result<Image> {
             store.put_image(&record)?;
         }
         for tag in &tags {
-            if store.find_tag(tag)?.is_none_or(|known| known.image != record.id()) {
+            let is_it = |known: &Tag| known.image == record.id() && known.index.is_none();
+            if !store.find_tag(tag)?.is_some_and(|known| is_it(&known)) {
                 store.tag(tag, &record.id(), Some(now))?;
             }
         }

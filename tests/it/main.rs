@@ -18,6 +18,7 @@ mod conformance;
 mod copy;
 mod export;
 mod govern;
+mod indexes;
 mod mount;
 mod mutation;
 mod resume;

@@ -120,7 +120,7 @@ fn matches(expected: &[&str], found: &[&str]) -> bool {
 }
 
 /// Where cargo puts the examples of this build.
-fn examples() -> PathBuf {
+pub(crate) fn examples() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     program.parent().unwrap().parent().unwrap().join("examples")
 }

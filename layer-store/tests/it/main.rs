@@ -11,6 +11,7 @@ mod corpus;
 mod crowd;
 mod damage;
 mod differential;
+mod indexes;
 mod layers;
 mod layouts;
 mod peers;
