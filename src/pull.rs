@@ -1,12 +1,12 @@
 //! From a registry into the store.
 
+mod download;
 mod verify;
 
 use image_core::{
     AnyManifest, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
 };
-use layer_store::{ImageRecord, Layer, Transaction, View};
-use registry_client::Client;
+use layer_store::{ImageRecord, View};
 
 use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
@@ -14,9 +14,6 @@ use crate::event::{Event, EventSink};
 use crate::task::blocking;
 
 pub use verify::{Candidate, ImageVerifier, VerifierCause, VerifyError};
-
-/// How many blobs are downloaded at the same time, as in dockerd.
-const DOWNLOADS: usize = 3;
 
 /// What a pull did.
 #[derive(Clone, Debug)]
@@ -131,22 +128,15 @@ impl Engine {
                 missing.push(layer.clone());
             }
         }
-        self.download(name, missing, &work, events).await?;
-        let layers = manifest.layers.clone();
-        let sink = events.clone();
+        let pairs = manifest.layers.iter().cloned().zip(diff_ids).collect();
+        let stack = self.download_and_unpack(name, missing, pairs, &work, events).await?;
         let store = self.store().clone();
         blocking(move || {
-            let pairs: Vec<_> = layers.iter().cloned().zip(diff_ids).collect();
-            let done =
-                |blob: &Descriptor| sink(&Event::Pull { digest: blob.digest, status: "Pull complete" });
-            let stack: Vec<Layer> =
-                work.unpack_all(&pairs, &done)?.into_iter().map(|unpacked| unpacked.layer).collect();
-            let config_blob = manifest.config.clone();
             work.put_blob(blob.media_type.clone(), &bytes)?;
             work.commit()?;
-            let mut record = ImageRecord::new(config_blob, &stack);
+            let mut record = ImageRecord::new(manifest.config, &stack);
             record.manifest = Some(blob);
-            record.blobs = layers;
+            record.blobs = manifest.layers;
             record.built = store.image(&record.id()).ok().and_then(|known| known.built);
             store.put_image(&record)?;
             Ok(record)
@@ -163,52 +153,4 @@ impl Engine {
         let bytes = self.client().blob_into(name, descriptor, Vec::new()).await?;
         Document::config(bytes).map_err(read)
     }
-
-    async fn download(
-        &self,
-        name: &Reference,
-        blobs: Vec<Descriptor>,
-        work: &Transaction,
-        events: &EventSink,
-    ) -> Result<()> {
-        let mut tasks = tokio::task::JoinSet::new();
-        let mut waiting = blobs.into_iter();
-        loop {
-            while tasks.len() < DOWNLOADS
-                && let Some(blob) = waiting.next()
-            {
-                let (client, name, work, sink) =
-                    (self.client().clone(), name.clone(), work.clone(), events.clone());
-                tasks.spawn(async move {
-                    download(&client, &name, &blob, &work).await?;
-                    sink(&Event::Pull { digest: blob.digest, status: "Download complete" });
-                    Ok::<_, Error>(())
-                });
-            }
-            match tasks.join_next().await {
-                Some(done) => done.map_err(|_| Error::Worker)??,
-                None => return Ok(()),
-            }
-        }
-    }
-}
-
-/// One blob into the store; goes on where an earlier attempt was cut.
-async fn download(client: &Client, name: &Reference, blob: &Descriptor, work: &Transaction) -> Result<()> {
-    let resume = || {
-        let (work, blob) = (work.clone(), blob.clone());
-        blocking(move || Ok(work.resume(&blob)?))
-    };
-    let mut ingest = resume().await?;
-    if ingest.offset() > 0 {
-        let (have, digester) = (ingest.offset(), ingest.digester());
-        match client.blob_rest_into(name, blob, have, digester, ingest).await {
-            Ok(ingest) => return blocking(move || Ok(ingest.finish().map(drop)?)).await,
-            // What was there was damaged meanwhile: it is whole now, and wrong, so that nothing goes on with it.
-            Err(registry_client::Error::DigestMismatch { .. }) => ingest = resume().await?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let ingest = client.blob_into(name, blob, ingest).await?;
-    blocking(move || Ok(ingest.finish().map(drop)?)).await
 }

@@ -6,11 +6,13 @@
 //! [`GcPolicy`](crate::GcPolicy) says so.
 
 use std::io::{Seek, SeekFrom, Write};
+use std::sync::Arc;
 
 use image_core::{Algorithm, BlobSink, Descriptor, Digest, Digester, MediaType};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::arrival::Arrival;
 use crate::blob::file_name;
 use crate::disk::{Dir, unique};
 use crate::error::{Error, Result};
@@ -25,7 +27,7 @@ pub struct Ingest {
     media_type: MediaType,
     digester: Digester,
     size: u64,
-    file: std::fs::File,
+    file: Arc<std::fs::File>,
     name: String,
     /// Where the file is, and where the blob goes.
     place: Dir,
@@ -33,6 +35,8 @@ pub struct Ingest {
     offset: u64,
     /// What to do with the file when this is dropped.
     end: End,
+    /// Who reads along.
+    arrival: Option<Arc<Arrival>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +50,13 @@ impl Ingest {
     /// `expected`: what the bytes must turn out to be.
     pub(crate) fn new(staging: Dir, expected: Option<Descriptor>, media_type: MediaType) -> Result<Self> {
         let name = format!("part-{}", unique());
-        let file = staging.create(&name)?;
+        let file = Arc::new(staging.create(&name)?);
         let algorithm =
             expected.as_ref().map_or(Algorithm::Sha256, |descriptor| descriptor.digest.algorithm());
         let digester = Digester::new(algorithm);
         let (place, offset, end) = (staging.clone(), 0, End::Remove);
-        Ok(Self { expected, media_type, digester, size: 0, file, name, place, staging, offset, end })
+        let (size, arrival) = (0, None);
+        Ok(Self { expected, media_type, digester, size, file, name, place, staging, offset, end, arrival })
     }
 
     /// As [`Self::new`] with nothing expected; the digest will be by `algorithm`.
@@ -98,12 +103,13 @@ impl Ingest {
             media_type: expected.media_type.clone(),
             digester,
             size: offset,
-            file,
+            file: Arc::new(file),
             name,
             place,
             staging,
             offset,
             end: End::KeepPartial,
+            arrival: None,
         })
     }
 
@@ -117,6 +123,17 @@ impl Ingest {
     #[must_use]
     pub fn digester(&self) -> Digester {
         self.digester.clone()
+    }
+
+    /// What the bytes must turn out to be.
+    pub(crate) const fn expected(&self) -> Option<&Descriptor> {
+        self.expected.as_ref()
+    }
+
+    /// Tells `arrival` of every byte from now on.
+    pub(crate) fn tell(&mut self, arrival: Arc<Arrival>) {
+        arrival.reach(&self.file, self.size);
+        self.arrival = Some(arrival);
     }
 
     /// Verifies digest and size and keeps the blob with the transaction.
@@ -171,9 +188,12 @@ impl Write for Ingest {
         {
             return Err(std::io::Error::other(format!("more bytes than the {} promised", expected.size)));
         }
-        self.file.write_all(data)?;
-        self.digester.update(data);
+        self.file.as_ref().write_all(data)?;
         self.size = size;
+        if let Some(arrival) = &self.arrival {
+            arrival.reach(&self.file, size);
+        }
+        self.digester.update(data);
         Ok(data.len())
     }
 
@@ -190,6 +210,11 @@ impl BlobSink for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if self.end != End::Kept
+            && let Some(arrival) = &self.arrival
+        {
+            arrival.fail();
+        }
         if self.end == End::Remove || (self.end == End::KeepPartial && self.size == 0) {
             // Best effort: what stays goes with the transaction's staging directory, or with the next gc.
             drop(self.place.unlink(&self.name));

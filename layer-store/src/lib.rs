@@ -46,6 +46,7 @@
 
 mod additional;
 mod archive;
+mod arrival;
 pub mod authority;
 mod blob;
 mod budget;
@@ -87,6 +88,7 @@ mod volume;
 
 // The public interface is:
 pub use archive::{Loaded, load, load_allowing, load_layout, load_layout_for, save};
+pub use arrival::{Arrivals, Arriving};
 pub use blob::{Encoding, StoredBlob};
 pub use budget::Budget;
 pub use cache::{CacheRecord, Component, Difference, Preimage};

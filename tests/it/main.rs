@@ -21,6 +21,7 @@ mod govern;
 mod indexes;
 mod mount;
 mod mutation;
+mod pull;
 mod resume;
 mod run;
 mod share;

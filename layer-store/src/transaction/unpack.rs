@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image_core::{Descriptor, DiffId};
 
+use crate::arrival::Arriving;
 use crate::blob::{Encoding, file_name};
 use crate::compress::Source;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ impl Transaction {
     /// # Errors
     /// Whatever is wrong with the layer; nothing is kept then.
     pub fn unpack(&self, blob: &Descriptor, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
-        self.unpack_over(blob, expected, &Lower::Known(below))
+        self.unpack_over(blob, expected, &Lower::Known(below), &Arriving::default())
     }
 
     /// Unpacks all layers of an image, lowest first, several at the same time: `layers` are their blobs and diff IDs.
@@ -38,6 +39,20 @@ impl Transaction {
         layers: &[(Descriptor, DiffId)],
         done: &(dyn Fn(&Descriptor) + Sync),
     ) -> Result<Vec<UnpackedLayer>> {
+        self.unpack_arriving(layers, &Arriving::default(), done)
+    }
+
+    /// As [`Self::unpack_all`], while the blobs of `arriving` are still being downloaded: a layer is unpacked as its
+    /// bytes come, and is not done before its blob was verified.
+    ///
+    /// # Errors
+    /// As [`Self::unpack_all`]; [`Error::Stream`] where a blob did not arrive, and [`Arriving::failed`] says so.
+    pub fn unpack_arriving(
+        &self,
+        layers: &[(Descriptor, DiffId)],
+        arriving: &Arriving,
+        done: &(dyn Fn(&Descriptor) + Sync),
+    ) -> Result<Vec<UnpackedLayer>> {
         let stack = Coming::new(layers.len());
         let next = AtomicUsize::new(0);
         let results: Vec<OnceLock<Result<UnpackedLayer>>> = layers.iter().map(|_| OnceLock::new()).collect();
@@ -48,7 +63,12 @@ impl Transaction {
                 let (Some((blob, diff_id)), Some(place)) = (layers.get(at), results.get(at)) else { return };
                 // The same layer twice in a stack is unpacked once.
                 let twin = layers.iter().take(at).any(|(_, other)| other == diff_id);
-                let result = self.unpack_one(blob, diff_id, &Lower::coming(&stack, at), twin, done);
+                let below = Lower::coming(&stack, at);
+                let result = self.unpack_one((blob, diff_id), &below, twin, arriving);
+                if matches!(result, Ok((_, true))) {
+                    done(blob);
+                }
+                let result = result.map(|(unpacked, _)| unpacked);
                 match &result {
                     Ok(unpacked) => stack.put(at, unpacked.layer.clone()),
                     Err(_) => stack.fail(),
@@ -78,16 +98,17 @@ impl Transaction {
         failure.map_or(Ok(unpacked), Err)
     }
 
-    pub(super) fn unpack_one(
+    /// One layer of a stack, and whether it had to be unpacked.
+    fn unpack_one(
         &self,
-        blob: &Descriptor,
-        diff_id: &DiffId,
+        (blob, diff_id): (&Descriptor, &DiffId),
         below: &Lower<'_>,
         twin: bool,
-        done: &(dyn Fn(&Descriptor) + Sync),
-    ) -> Result<UnpackedLayer> {
+        arriving: &Arriving,
+    ) -> Result<(UnpackedLayer, bool)> {
+        let known = |layer| (UnpackedLayer { layer, degraded: Vec::new() }, false);
         if let Some(layer) = self.layer(&LayerKey::new(diff_id, None))? {
-            return Ok(UnpackedLayer { layer, degraded: Vec::new() });
+            return Ok(known(layer));
         }
         let name = file_name(diff_id.digest());
         let store = &self.0.store;
@@ -96,11 +117,9 @@ impl Transaction {
         if (twin || borrows)
             && let Some(layer) = self.find(diff_id, below.view()?)?
         {
-            return Ok(UnpackedLayer { layer, degraded: Vec::new() });
+            return Ok(known(layer));
         }
-        let unpacked = self.unpack_over(blob, diff_id, below)?;
-        done(blob);
-        Ok(unpacked)
+        Ok((self.unpack_over(blob, diff_id, below, arriving)?, true))
     }
 
     /// As [`Self::unpack`], from a file or a stream that may still be coming, and that may be compressed. Its bytes
@@ -141,14 +160,15 @@ impl Transaction {
         self.unpack_source(Source::plain(source), Some(expected), &Lower::Known(below))
     }
 
-    pub(super) fn unpack_over(
+    fn unpack_over(
         &self,
         blob: &Descriptor,
         expected: &DiffId,
         below: &Lower<'_>,
+        arriving: &Arriving,
     ) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
-        let source = Source::sniffed(self.open_blob(blob)?).map_err(stream)?;
+        let source = Source::sniffed(self.follow(blob, arriving)?).map_err(stream)?;
         let unpacked = self.unpack_source(source, Some(expected), below)?;
         let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
         self.state().encodings.push((*expected, encoding));

@@ -4,6 +4,7 @@
 #![allow(clippy::semicolon_if_nothing_returned, clippy::too_many_lines, reason = "tables of closures")]
 #![allow(clippy::disallowed_methods, reason = "how long a test goes on is said in the environment")]
 
+mod arrival;
 mod attacks;
 mod bombs;
 mod calls;
