@@ -29,6 +29,15 @@ pub trait BlobSink: Send {
     /// # Errors
     /// When they cannot be kept; the transfer ends then.
     fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
+
+    /// Throws away what was written: the blob comes again, from its first byte, because what came was another.
+    /// `false` when that cannot be done; the transfer ends then.
+    ///
+    /// # Errors
+    /// When it should have been possible.
+    fn restart(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 /// A blob in memory.
@@ -83,5 +92,10 @@ impl BlobSink for Vec<u8> {
     fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.extend_from_slice(chunk);
         Ok(())
+    }
+
+    fn restart(&mut self) -> io::Result<bool> {
+        self.clear();
+        Ok(true)
     }
 }

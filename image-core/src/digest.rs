@@ -227,6 +227,16 @@ impl Digester {
         })
     }
 
+    /// The algorithm.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        match &self.0 {
+            State::Sha256(_) => Algorithm::Sha256,
+            State::Sha384(_) => Algorithm::Sha384,
+            State::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
     /// Adds `data`.
     pub fn update(&mut self, data: &[u8]) {
         match &mut self.0 {

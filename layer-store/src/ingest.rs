@@ -206,6 +206,18 @@ impl BlobSink for Ingest {
     fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
         self.write_all(chunk)
     }
+
+    fn restart(&mut self) -> std::io::Result<bool> {
+        // Who reads along has read it.
+        if self.arrival.is_some() {
+            return Ok(false);
+        }
+        self.file.set_len(0)?;
+        self.file.as_ref().seek(SeekFrom::Start(0))?;
+        self.digester = Digester::new(self.digester.algorithm());
+        (self.size, self.offset) = (0, 0);
+        Ok(true)
+    }
 }
 
 impl Drop for Ingest {

@@ -54,6 +54,11 @@ impl Client {
         Ok(sources)
     }
 
+    /// Whether blobs of what `reference` names may come from other servers than the registry itself.
+    pub fn has_mirrors(&self, reference: &Reference) -> bool {
+        self.hosts().sources(reference, Asked::Blob).is_ok_and(|sources| sources.len() > 1)
+    }
+
     /// Notes that `source` did not give what was asked for, unless nobody else is left to ask: then that is the error.
     pub(crate) fn pass_over(&self, source: &Source, error: Error) -> Result<()> {
         if source.last {

@@ -95,11 +95,12 @@ impl BlobStream {
             }
             let Some(response) = self.response.as_mut() else { continue };
             match response.chunk().await {
-                Ok(Some(chunk)) => {
-                    if let Some(chunk) = self.take(chunk)? {
-                        return Ok(Some(chunk));
-                    }
-                }
+                Ok(Some(chunk)) => match self.take(chunk) {
+                    Ok(Some(chunk)) => return Ok(Some(chunk)),
+                    Ok(None) => {}
+                    // More than there is: another server may send what it should be.
+                    Err(error) => self.next_source(error)?,
+                },
                 Ok(None) if self.at == self.end => self.finish()?,
                 Ok(None) => {
                     let (expected, actual) = (self.end, self.at);
@@ -194,6 +195,21 @@ impl BlobStream {
         let Some(wait) = wait.filter(|_| self.resumes <= MAX_RESUMES) else { return self.next_source(error) };
         engine.wait(self.line.clone(), self.tries, wait, error.to_string()).await;
         Ok(())
+    }
+
+    /// What came was another blob, says `error`: begins anew at the next server, if there is one.
+    pub(super) fn begin_anew(&mut self, error: Error) -> Result<()> {
+        self.next_source(error)?;
+        (self.at, self.told, self.mark, self.skip) = (0, 0, 0, 0);
+        self.response = None;
+        self.digester = Some(Digester::new(self.descriptor.digest.algorithm()));
+        self.finished = false;
+        Ok(())
+    }
+
+    /// Whether another server could be asked.
+    pub(super) fn has_others(&self) -> bool {
+        !self.source.last
     }
 
     /// From here on, the next server is asked; what has come stays, and is verified with the rest.
@@ -352,7 +368,7 @@ impl Client {
         Ok(stream)
     }
 
-    async fn unopened(
+    pub(super) async fn unopened(
         &self,
         repository: &Reference,
         descriptor: &Descriptor,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use image_core::{BlobSink, Digester, Reference};
 
 use super::fetch::{BlobStream, PART};
+use super::write::anew;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::event::{Direction, Event};
@@ -61,7 +62,11 @@ impl Client {
         }
         if actual != digest {
             let (expected, actual) = (Box::new(digest), Box::new(actual));
-            return Err(Error::DigestMismatch { request: line, expected, actual });
+            let error = Error::DigestMismatch { request: line, expected, actual };
+            // Elsewhere, over one connection: parts of several servers would be no better.
+            let whole = self.unopened(repository, &descriptor, 0, None).await?;
+            let (stream, sink) = anew(whole, sink, error).await?;
+            return self.stream_into(stream, sink).await;
         }
         self.engine().tell(&Event::Done { digest, direction: Direction::Download });
         Ok(sink)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use image_core::{BlobSource, MediaType, Reference};
+use image_core::{BlobSink, BlobSource, Digest, MediaType, Reference};
 use registry_client::credential::{Credentials, FixedCredentials};
 use registry_client::hosts::{HostRule, HostRules, Mirror, MirrorUse};
 use registry_client::server::fault::{Action, Fault};
@@ -99,8 +99,40 @@ async fn what_a_mirror_sends_is_verified() {
     let fetched = client.manifest(&name.at_digest(image.digest)).await.unwrap();
     assert!(fetched.bytes == image.manifest && fetched.request.url().starts_with(&origin.url()));
     let layer = image.descriptors().remove(1);
+    // A mirror that lies is no reason to fail: the registry has the blob.
+    let got = client.blob_into(&name, &layer, Vec::new()).await.unwrap();
+    assert_eq!(Digest::sha256(&got), layer.digest);
+    // So it is with one that sends more than there is, and with the parts of a large one.
+    let long = noise(9, 20 << 20);
+    let data = blob(MediaType::OciEmpty, long.clone());
+    for registry in [&origin, &mirror] {
+        let name = reference(registry, "x");
+        anonymous().push_blob(&name, Box::new(data.clone()), PushOptions::new()).await.unwrap();
+    }
+    let rule = HostRule::new(origin.addr().to_string()).mirror(at(&mirror, ""));
+    let parts = builder().hosts(HostRules::new().with(rule)).parallel_ranges(4).build().unwrap();
+    for client in [&client, &parts] {
+        let got = client.blob_into(&name, data.descriptor(), Vec::new()).await.unwrap();
+        assert!(got == long);
+    }
+    // Nobody is asked twice, and where both lie it is an error.
+    origin.fault(Fault::new(Action::Corrupt).method("GET"));
     let outcome = client.blob_into(&name, &layer, Vec::new()).await;
     assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "{outcome:?}");
+    // Bytes that somebody has seen already cannot be taken back.
+    origin.clear_faults();
+    let outcome = client.blob_into(&name, &layer, Seen).await;
+    assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "the sink cannot begin anew");
+}
+
+/// A sink that cannot begin anew.
+#[derive(Debug)]
+struct Seen;
+
+impl BlobSink for Seen {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
