@@ -16,8 +16,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use cooperage::registry::Client;
 use cooperage::registry::credential::CredentialEnvironment;
+use cooperage::registry::hosts::RegistriesConf;
+use cooperage::registry::{Client, ClientBuilder};
 use cooperage::{Engine, EngineOptions};
 
 use args::{Coop, Image, System, Verb};
@@ -33,13 +34,22 @@ fn environment() -> CredentialEnvironment {
     environment
 }
 
+/// A client with what this host says of registries: certificates where docker looks for them, and mirrors and blocked
+/// names of the registries.conf that the variable names, as for podman and skopeo.
+pub(crate) fn client() -> Outcome<ClientBuilder> {
+    let mut builder = Client::builder().loopback_plain_http(true).certs_d("/etc/docker/certs.d")?;
+    if let Some(path) = std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty()) {
+        builder = builder.hosts(RegistriesConf::read(PathBuf::from(path))?.rules()?);
+    }
+    Ok(builder)
+}
+
 async fn engine(root: Option<PathBuf>) -> Outcome<Engine> {
     let environment = environment();
     let root = root.or_else(|| std::env::var_os("COOP_ROOT").map(PathBuf::from));
     let home = || environment.home.as_ref().map(|home| home.join(".local/share/cooperage"));
     let root = root.or_else(home).ok_or("no place for the store: set HOME, COOP_ROOT or --root")?;
-    let client =
-        Client::builder().credentials(Arc::new(environment.docker()?)).loopback_plain_http(true).build()?;
+    let client = client()?.credentials(Arc::new(environment.docker()?)).build()?;
     Ok(Engine::open(EngineOptions::rooted_at(root).client(client)).await?)
 }
 

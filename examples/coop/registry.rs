@@ -4,7 +4,6 @@ use std::io::Read;
 use std::sync::Arc;
 
 use cooperage::image::Reference;
-use cooperage::registry::Client;
 use cooperage::registry::credential::{Credentials, DockerConfig, Secret};
 use cooperage::{Engine, Error, Event, EventSink};
 
@@ -95,7 +94,7 @@ pub(crate) async fn login(args: &Login) -> Outcome {
     let mut password = String::new();
     std::io::stdin().read_to_string(&mut password)?;
     let credentials = Credentials::basic(username, Secret::new(password.trim_end_matches(['\r', '\n'])));
-    let client = Client::builder().loopback_plain_http(true).build()?;
+    let client = crate::client()?.build()?;
     if let Err(error) = client.verify_credentials(server, &credentials).await {
         let status = error
             .status()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cooperage::image::Reference;
+use cooperage::registry::hosts::{HostRule, HostRules, Mirror};
 use cooperage::registry::server::fault::{Action, Fault};
 use cooperage::registry::server::{Registry, RunningRegistry};
 use cooperage::registry::{self, Client, RetryPolicy};
@@ -27,8 +28,11 @@ async fn registry() -> (RunningRegistry, Reference) {
             .collect();
         std::fs::write(files.path().join(file), noise).unwrap();
     }
-    std::fs::write(files.path().join("Dockerfile"), "FROM scratch\nCOPY one /\nCOPY two /\nCOPY Dockerfile /\n")
-        .unwrap();
+    std::fs::write(
+        files.path().join("Dockerfile"),
+        "FROM scratch\nCOPY one /\nCOPY two /\nCOPY Dockerfile /\n",
+    )
+    .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let builder = engine(&dir).await;
     let built = builder.build(Context::directory(files.path())).run().await.unwrap();
@@ -83,7 +87,8 @@ async fn a_pull_that_is_dropped_between_two_layers_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let engine = puller(dir.path()).await;
     // The config and one layer pass, the others never come.
-    registry.fault(Fault::new(Action::Delay(Duration::from_secs(3_600))).method("GET").path("/blobs/").after(2));
+    registry
+        .fault(Fault::new(Action::Delay(Duration::from_secs(3_600))).method("GET").path("/blobs/").after(2));
     let one = Arc::new(AtomicBool::new(false));
     let seen = one.clone();
     let events: cooperage::EventSink = Arc::new(move |event: &Event| {
@@ -111,4 +116,53 @@ async fn a_pull_that_is_dropped_between_two_layers_leaves_nothing() {
     assert_eq!(staged(&engine), 0);
     assert!(engine.store().images().unwrap().is_empty());
     registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_mirror_that_lies_does_not_stop_a_pull() {
+    let (registry, name) = registry().await;
+    let (mirror, _) = self::registry().await;
+    mirror.fault(Fault::new(Action::Corrupt).method("GET").path("/blobs/"));
+    let rule =
+        HostRule::new(registry.addr().to_string()).mirror(Mirror::at(&mirror.addr().to_string()).unwrap());
+    let client =
+        Client::builder().loopback_plain_http(true).hosts(HostRules::new().with(rule)).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(EngineOptions::rooted_at(dir.path()).client(client)).await.unwrap();
+    engine.pull(&name, &quiet()).await.unwrap();
+    assert!(engine.store().check().unwrap().findings.is_empty());
+    let entries = mirror.journal().entries();
+    let asked = entries.iter().filter(|entry| entry.method == "GET" && entry.path.contains("/blobs/"));
+    assert_eq!(asked.count(), 4, "the config and each layer, once");
+    registry.shutdown().await;
+    mirror.shutdown().await;
+}
+
+#[tokio::test]
+async fn coop_asks_the_mirrors_of_a_registries_conf() {
+    let coop = crate::transcript::examples().join("coop");
+    if !coop.exists() {
+        return crate::base::skipped("the example coop is not built: run `cargo build --examples`");
+    }
+    let (mirror, _) = registry().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registries.conf");
+    let text = format!(
+        "[[registry]]\nprefix = \"nowhere.invalid\"\nlocation = \"nowhere.invalid\"\n[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
+        mirror.addr()
+    );
+    std::fs::write(&file, text).unwrap();
+    let output = tokio::process::Command::new(coop)
+        .args(["pull", "nowhere.invalid/org/app:v1"])
+        .env("COOP_ROOT", dir.path().join("store"))
+        .env("CONTAINERS_REGISTRIES_CONF", file)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("Downloaded newer image for nowhere.invalid/org/app:v1")
+    );
+    mirror.shutdown().await;
 }

@@ -80,8 +80,7 @@ fn a_layer_whose_blob_is_another_is_not_kept() {
     let work = store.begin().unwrap();
     let (arrivals, arriving) = work.expect([&blob]);
     std::thread::scope(|scope| {
-        let unpacking =
-            scope.spawn(|| work.unpack_arriving(&[(blob.clone(), diff_id)], &arriving, &|_| ()));
+        let unpacking = scope.spawn(|| work.unpack_arriving(&[(blob.clone(), diff_id)], &arriving, &|_| ()));
         let mut ingest = work.resume(&blob).unwrap();
         arrivals.begin(&mut ingest);
         ingest.write_all(&tar).unwrap();
@@ -130,8 +129,7 @@ fn a_blob_that_is_gone_on_with_is_read_when_it_is_whole() {
     work.resume(&blob).unwrap().write_all(&tar[..half]).unwrap();
     let (arrivals, arriving) = work.expect([&blob]);
     let layers = std::thread::scope(|scope| {
-        let unpacking =
-            scope.spawn(|| work.unpack_arriving(&[(blob.clone(), diff_id)], &arriving, &|_| ()));
+        let unpacking = scope.spawn(|| work.unpack_arriving(&[(blob.clone(), diff_id)], &arriving, &|_| ()));
         let mut ingest = work.resume(&blob).unwrap();
         assert_eq!(ingest.offset(), half as u64);
         arrivals.begin(&mut ingest);
