@@ -40,18 +40,27 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// What it is ordered by: text of everything.
-    fn order(&self) -> (&str, &str, Option<&str>, Option<&str>, &[String], String) {
-        // No value in a map with text for keys fails to be written.
-        let unknown = serde_json::to_string(&self.unknown).unwrap_or_default();
+    /// What it is ordered by first.
+    fn order(&self) -> (&str, &str, Option<&str>, Option<&str>, &[String]) {
         let (variant, version) = (self.variant.as_deref(), self.os_version.as_deref());
-        (&self.os, &self.architecture, variant, version, &self.os_features, unknown)
+        (&self.os, &self.architecture, variant, version, &self.os_features)
+    }
+
+    /// What it is ordered by then, as text.
+    fn unknown_text(&self) -> String {
+        // No value in a map with text for keys fails to be written.
+        serde_json::to_string(&self.unknown).unwrap_or_default()
     }
 }
 
 impl Ord for Platform {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.order().cmp(&other.order())
+        self.order().cmp(&other.order()).then_with(|| {
+            if self.unknown == other.unknown {
+                return Ordering::Equal;
+            }
+            self.unknown_text().cmp(&other.unknown_text())
+        })
     }
 }
 
