@@ -118,7 +118,7 @@ impl Reference {
     /// The repository with its host: `docker.io/library/alpine`.
     #[must_use]
     pub fn repository(&self) -> String {
-        if self.domain.is_empty() { self.path.clone() } else { format!("{}/{}", self.domain, self.path) }
+        if self.domain.is_empty() { self.path.clone() } else { [&*self.domain, "/", &*self.path].concat() }
     }
 
     /// The repository as docker's tables write it: `alpine`.
@@ -174,7 +174,9 @@ impl Reference {
 
     fn complete(&self, mut name: String) -> String {
         if let Some(tag) = &self.tag {
-            name = name + ":" + tag;
+            name.reserve_exact(tag.len() + 1);
+            name.push(':');
+            name.push_str(tag);
         }
         if let Some(digest) = &self.digest {
             name = name + "@" + &digest.to_string();
@@ -196,7 +198,7 @@ fn split_domain(input: &str) -> (&str, String) {
     };
     let domain = if domain == ALIAS { DEFAULT_DOMAIN } else { domain };
     if domain == DEFAULT_DOMAIN && !remainder.contains('/') {
-        return (domain, format!("{OFFICIAL}{remainder}"));
+        return (domain, [OFFICIAL, remainder].concat());
     }
     (domain, remainder.to_owned())
 }
