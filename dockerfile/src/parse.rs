@@ -131,8 +131,8 @@ impl<'a> Parser<'a> {
             reader: directive::Reader::default(),
             directives: Vec::new(),
             comments: Comments::default(),
-            items: Items::default(),
-            // Real files have one in some fifty bytes.
+            // Real files have one of each in some fifty bytes.
+            items: Items::with_capacity((text.len() / 32).min(256)),
             instructions: Vec::with_capacity((text.len() / 64).min(64)),
             findings: Vec::new(),
             errors: Vec::new(),

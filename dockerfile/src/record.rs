@@ -20,12 +20,13 @@ use write::Writer;
 
 /// The record of a file and its plan as one line of JSON; `name` becomes the key `file` when it is given.
 pub fn json(file: &Dockerfile, plan: &Plan, name: Option<&str>) -> String {
-    let mut out = Writer::default();
+    // Real files come to some twice their own text.
+    let mut out = Writer::with_capacity(3 * file.source().text().len() + 1024);
     out.open('{');
     if let Some(stage) = plan.target_stage() {
         out.config(&stage.config);
     }
-    let found = Found::read(plan);
+    let found = Found::read(plan, file.source().text().len());
     out.set("execs", &found, &found.execs);
     if let Some(name) = name {
         out.key("file");

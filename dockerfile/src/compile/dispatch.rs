@@ -181,12 +181,14 @@ impl<'a> Work<'a> {
         text.push_str("ARG");
         for arg in args {
             self.lint_secret(task, "ARG", &arg.name);
-            let found = if let Some(given) = self.build_args.get(&arg.name) {
-                Some(given.clone())
+            // The environment and the list of declared ARGs share both texts.
+            let name: Arc<str> = arg.name.as_str().into();
+            let found: Option<Arc<str>> = if let Some(given) = self.build_args.get(&arg.name) {
+                Some(given.as_str().into())
             } else if let Some(default) = &arg.default {
-                Some(self.expand(node, task, default)?.into_owned())
+                Some(self.expand(node, task, default)?.into())
             } else {
-                self.globals.value(&arg.name).map(str::to_owned)
+                self.globals.value(&arg.name).map(Arc::from)
             };
             text.push(' ');
             text.push_str(&arg.name);
@@ -198,16 +200,16 @@ impl<'a> Work<'a> {
                 text.push('=');
                 text.push_str(found);
                 if !matches!(arg.name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE") {
-                    node.env.set(arg.name.as_str(), found.as_str(), Origin::Arg);
+                    node.env.set(Arc::clone(&name), Arc::clone(found), Origin::Arg);
                 }
             }
             let declared = Arc::make_mut(&mut node.args);
-            let place = node.arg_places.get(&arg.name).and_then(|place| declared.get_mut(*place));
+            let place = node.arg_places.get(&name).and_then(|place| declared.get_mut(*place));
             match place {
                 Some(entry) => entry.1 = found,
                 None => {
-                    Arc::make_mut(&mut node.arg_places).insert(arg.name.clone(), declared.len());
-                    declared.push((arg.name.clone(), found));
+                    Arc::make_mut(&mut node.arg_places).insert(Arc::clone(&name), declared.len());
+                    declared.push((name, found));
                 }
             }
         }

@@ -42,6 +42,9 @@ pub(super) struct Task<'a> {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen(pub(super) Option<Lines>);
 
+/// The name of a declared ARG and its last value.
+pub(super) type DeclaredArg = (Arc<str>, Option<Arc<str>>);
+
 /// A stage, or an image that is not a stage.
 #[derive(Clone, Default)]
 pub(super) struct Node<'a> {
@@ -85,10 +88,10 @@ pub(super) struct Node<'a> {
     pub(super) env: Env,
     pub(super) dir: String,
     pub(super) user: String,
-    /// Declared ARGs in the order of their first declaration, with the last value.
-    pub(super) args: Arc<Vec<(String, Option<String>)>>,
+    /// Declared ARGs in the order of their first declaration.
+    pub(super) args: Arc<Vec<DeclaredArg>>,
     /// Where in `args` each name is.
-    pub(super) arg_places: Arc<std::collections::BTreeMap<String, usize>>,
+    pub(super) arg_places: Arc<std::collections::BTreeMap<Arc<str>, usize>>,
     /// Where in the config's variables each name is, as far as they were looked at; only when there are many.
     pub(super) env_places: std::collections::HashMap<String, usize>,
     pub(super) env_indexed: usize,

@@ -356,7 +356,7 @@ pub(super) fn empty_image(node: &mut Node<'_>, platform: &Platform) {
     let mut config = ContainerConfig::default();
     "/".clone_into(&mut config.working_dir);
     if platform.os != "windows" {
-        config.env.push(format!("PATH={DEFAULT_PATH}"));
+        config.env.push(["PATH=", DEFAULT_PATH].concat());
     }
     node.config = Arc::new(config);
     node.image_platform = platform.clone();
@@ -368,7 +368,7 @@ impl Node<'_> {
     pub(super) fn begin(&mut self) {
         let has_path = self.config.env.iter().any(|text| text == "PATH" || text.starts_with("PATH="));
         if !has_path && self.os() != "windows" {
-            Arc::make_mut(&mut self.config).env.push(format!("PATH={DEFAULT_PATH}"));
+            Arc::make_mut(&mut self.config).env.push(["PATH=", DEFAULT_PATH].concat());
         }
         for text in &self.config.env {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));

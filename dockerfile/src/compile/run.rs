@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
         let exec = Exec {
             args,
             env,
-            declared_args: node.args.iter().map(|(name, _)| name.clone()).collect(),
+            declared_args: node.args.iter().map(|(name, _)| name.to_string()).collect(),
             cwd: node.dir.clone(),
             user: node.user.clone(),
             network: if run.network == Network::Default { self.options.network } else { run.network },
@@ -124,19 +124,22 @@ impl<'a> Work<'a> {
     }
 
     fn created_by(&self, node: &Node<'a>, args: &[String]) -> String {
+        let declared = node.args.iter();
+        let declared: Vec<(&str, &str)> = declared
+            .map(|(name, last)| (&**name, node.env.value(name).or(last.as_deref()).unwrap_or("")))
+            .collect();
+        let declared_len: usize = declared.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
         let args_len: usize = args.iter().map(|arg| arg.len() + 1).sum();
-        let mut text = String::with_capacity(args_len + 16);
+        let mut text = String::with_capacity(declared_len + args_len + 32);
         text.push_str("RUN ");
-        if !node.args.is_empty() {
+        if !declared.is_empty() {
             text.push('|');
-            push_number(&mut text, node.args.len() as u64);
+            push_number(&mut text, declared.len() as u64);
             text.push(' ');
-            for (name, last) in node.args.iter() {
-                let value = node.env.value(name).or(last.as_deref()).unwrap_or("");
+            for (name, value) in declared {
                 push_all(&mut text, &[name, "=", value, " "]);
             }
         }
-        text.reserve(args_len + 10);
         for arg in args {
             push_all(&mut text, &[arg, " "]);
         }

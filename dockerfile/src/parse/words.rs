@@ -46,6 +46,7 @@ fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
                     return (words, tail(line, pos));
                 }
                 at = At::Word;
+                word.reserve(32);
                 continue;
             }
             At::Word => match byte {

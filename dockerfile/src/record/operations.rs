@@ -28,8 +28,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub(super) fn read(plan: &Plan) -> Self {
-        let mut found = Self::default();
+    /// `room` is about how long the operations are as text.
+    pub(super) fn read(plan: &Plan, room: usize) -> Self {
+        let mut found = Self { text: Writer::with_capacity(room + 1024), ..Self::default() };
         for step in &plan.steps {
             found.step(plan, step);
         }

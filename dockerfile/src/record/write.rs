@@ -8,6 +8,10 @@ use crate::quote::push_number;
 pub(super) struct Writer(pub(super) String);
 
 impl Writer {
+    pub(super) fn with_capacity(len: usize) -> Self {
+        Self(String::with_capacity(len))
+    }
+
     pub(super) fn comma(&mut self) {
         if !matches!(self.0.as_bytes().last(), None | Some(b'{' | b'[' | b':')) {
             self.0.push(',');

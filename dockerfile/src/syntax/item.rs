@@ -39,6 +39,10 @@ struct Piece {
 }
 
 impl Items {
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
     /// Adds a piece that ends at `end`.
     pub(crate) fn push(&mut self, kind: ItemKind, end: usize) {
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
