@@ -78,10 +78,15 @@ impl<'a> Work<'a> {
             Kind::From(_) => {}
             Kind::Arg(args) => self.arg(node, task, args)?,
             Kind::Env(pairs) => {
-                let pairs = self.pairs(node, task, pairs)?;
+                // All of them are expanded before the first is set: none sees another.
+                let mut expanded = Vec::with_capacity(pairs.len());
+                for pair in pairs {
+                    expanded.push(self.pair(node, task, pair)?);
+                }
+                self.lint_legacy(task, pairs);
                 let mut text = String::with_capacity(task.instruction.text.len() + 8);
                 text.push_str("ENV");
-                for (name, value) in pairs {
+                for (name, value) in expanded {
                     self.lint_secret(task, "ENV", &name);
                     if self.guessed {
                         continue;
@@ -93,13 +98,14 @@ impl<'a> Work<'a> {
                 self.commit(node, task, text, None)?;
             }
             Kind::Label(pairs) => {
-                let pairs = self.pairs(node, task, pairs)?;
                 let mut text = String::with_capacity(task.instruction.text.len() + 8);
                 text.push_str("LABEL");
-                for (name, value) in pairs {
+                for pair in pairs {
+                    let (name, value) = self.pair(node, task, pair)?;
                     push_all(&mut text, &[" ", &name, "=", &value]);
                     Arc::make_mut(&mut node.config).labels.insert(name.into_owned(), value.into_owned());
                 }
+                self.lint_legacy(task, pairs);
                 self.commit(node, task, text, None)?;
             }
             Kind::Run(run) => self.run_step(node, task, run)?,
@@ -244,24 +250,23 @@ impl<'a> Work<'a> {
         self.commit(node, task, text, Some(step))
     }
 
-    fn pairs<'t>(
+    fn pair<'t>(
         &mut self,
         node: &Node<'a>,
         task: &Task<'a>,
-        pairs: &'t [Pair],
-    ) -> Result<Vec<Expanded<'t>>, Refusal> {
-        let mut done = Vec::with_capacity(pairs.len());
-        for pair in pairs {
-            let name = self.expand(node, task, &pair.name)?;
-            done.push((name, self.expand(node, task, &pair.value)?));
-        }
+        pair: &'t Pair,
+    ) -> Result<Expanded<'t>, Refusal> {
+        let name = self.expand(node, task, &pair.name)?;
+        Ok((name, self.expand(node, task, &pair.value)?))
+    }
+
+    fn lint_legacy(&mut self, task: &Task<'a>, pairs: &[Pair]) {
         if pairs.iter().any(|pair| pair.legacy) {
             let word = &task.instruction.keyword;
             self.lint(task, &lint::LEGACY_KEY_VALUE_FORMAT, || {
                 format!("\"{word} key=value\" should be used instead of legacy \"{word} key value\" format")
             });
         }
-        Ok(done)
     }
 
     fn command(&mut self, node: &Node<'a>, task: &Task<'a>, command: &Command) -> Vec<String> {
