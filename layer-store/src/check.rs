@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::image::{ImageRecord, Tag, TagHistory, ref_file};
 use crate::layer::LayerKey;
 use crate::lease::{Lease, guard};
+use crate::referrer::{Referrer, Referrers};
 use crate::store::{Store, VERSION, Version};
 
 mod layer;
@@ -39,6 +40,8 @@ pub enum Object {
     Image(String),
     /// A name, by the hash in its file name.
     Tag(String),
+    /// What refers to a manifest, by the digest of that in its file name.
+    Referrers(String),
     /// A container.
     Container(String),
     /// A record of the build cache.
@@ -171,6 +174,7 @@ impl Store {
         self.check_tags(&seen, &mut checked)?;
         self.check_containers(&seen, &mut checked)?;
         self.check_cache(&seen, &mut checked)?;
+        self.check_referrers(&seen, &mut checked)?;
         self.check_hints(&mut checked)?;
         Ok(checked)
     }
@@ -211,7 +215,17 @@ impl Store {
         let names = [".", "blobs", "layers", "borrows", "encodings", "images", "refs", "containers"];
         names
             .into_iter()
-            .chain(["volumes", "mounts", "history", "leases", "ingest", "partial", "trash", "cache"])
+            .chain([
+                "volumes",
+                "mounts",
+                "history",
+                "referrers",
+                "leases",
+                "ingest",
+                "partial",
+                "trash",
+                "cache",
+            ])
             .map(|name| (root, name))
             .collect()
     }
@@ -323,6 +337,27 @@ impl Store {
                 Ok(Some(record)) if record.preimage.key().hex() == name => {
                     if !seen.keys.contains(record.layer.as_str()) && self.places.cache.exists(&name) {
                         checked.add(object, path, Damage::Dangling(record.layer.to_string()));
+                    }
+                }
+                Ok(None) => {}
+                other => checked.add(object, path, unreadable(other.map(|_| ()))),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_referrers(&self, seen: &Seen<'_>, checked: &mut Checked) -> Result<()> {
+        let place = &self.places.referrers;
+        for name in place.names()? {
+            let path = PathBuf::from("referrers").join(&name);
+            let object = Object::Referrers(name.clone());
+            checked.records += 1;
+            match place.read_json::<Referrers>(&name) {
+                Ok(Some(record)) if file_name(&record.subject) == name => {
+                    let mut digests = record.referrers.iter().flat_map(Referrer::digests);
+                    let lost = digests.find(|digest| !seen.blobs.contains(digest));
+                    if let Some(digest) = lost.filter(|_| place.exists(&name)) {
+                        checked.add(object, path, Damage::Dangling(digest.to_string()));
                     }
                 }
                 Ok(None) => {}

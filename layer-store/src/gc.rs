@@ -134,6 +134,7 @@ impl Store {
         sweep.staging(&dead, &mut collected)?;
         sweep.layers(&needed.layers, &mut collected)?;
         sweep.blobs(&needed.blobs, &mut collected)?;
+        sweep.referrers(&needed.blobs)?;
         sweep.partials(policy, &mut collected)?;
         if policy.dry_run {
             return Ok(collected);
@@ -175,6 +176,7 @@ impl Store {
         for (_, record) in self.cache_records()? {
             needed.layers.insert(record.layer.to_string());
         }
+        needed.blobs.extend(self.referring(&needed.blobs)?);
         Ok(needed)
     }
 }
@@ -243,6 +245,16 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    fn referrers(&self, needed: &BTreeSet<Digest>) -> Result<()> {
+        let place = &self.places.referrers;
+        for name in place.names()? {
+            if digest_of(&name).is_none_or(|subject| !needed.contains(&subject)) {
+                self.unlink(place, &name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn partials(&self, policy: &GcPolicy, collected: &mut Collected) -> Result<()> {
         let place = &self.places.partial;
         for name in place.names()? {
@@ -291,6 +303,7 @@ impl Sweep<'_> {
             &places.images,
             &places.refs,
             &places.history,
+            &places.referrers,
             &places.cache,
             &places.slots,
             &places.encodings,

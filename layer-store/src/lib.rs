@@ -10,6 +10,7 @@
 //!    encodings/<diff id>        which blobs encode the layer, made by which encoder
 //!    images/<config digest>     config, layers, manifest once fixed
 //!    refs/<sha256 of name>      name → image, or an index of several          (see `image_index`)
+//!    referrers/<digest>         what refers to a manifest: its artifacts       (see `referrer`)
 //!    history/<sha256 of name>   what the name has pointed to
 //!    cache/records/<key>        what a build step depended on and made       (see `cache`)
 //!         /slots/<hash>         what the same step depended on last time
@@ -75,6 +76,7 @@ mod materialise;
 mod merged;
 mod pack;
 mod prune;
+mod referrer;
 mod repair;
 mod snapshot;
 mod squash;
@@ -108,6 +110,7 @@ pub use index::{Entry, Index, Kind, Summary};
 pub use ingest::Ingest;
 pub use layer::{Layer, LayerKey, chain_id};
 pub use prune::{CachePolicy, ImagePolicy, PrunedImage, PrunedRecord, Reason};
+pub use referrer::Referrer;
 pub use repair::Repaired;
 pub use snapshot::{
     Candidate, Changes, CopyDriver, Cost, Mount, OverlayDriver, Probe, Snapshot, Snapshotter, Upper, Verdict,

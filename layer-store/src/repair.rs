@@ -7,7 +7,7 @@
 //!                                   proved by the diff ID
 //!  a blob                           encoded again when we made it, and proved by its digest
 //!  an image's record                made again from its config and manifest
-//!  hints, cache                     dropped
+//!  hints, cache, referrers          dropped
 //! ```
 //!
 //! What cannot be mended is taken out of the way, so that a pull brings it again, and is told: which digests to fetch,
@@ -131,6 +131,11 @@ impl Store {
                         findings.iter().any(|finding| matches!(finding.damage, Damage::Unreadable(_)));
                     let mended = if unreadable { self.mend_tag(&name)? } else { self.tag_is_whole(&name) };
                     repaired.took(findings, mended);
+                }
+                Object::Referrers(name) => {
+                    // What is not whole is not pushed; a build with the same attestations makes it again.
+                    self.places.referrers.unlink(&name)?;
+                    repaired.took(findings, false);
                 }
                 Object::Container(_) => {
                     let dangling = |finding: &Finding| matches!(&finding.damage, Damage::Dangling(key) if self.places.layers.exists(key));

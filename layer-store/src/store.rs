@@ -19,9 +19,11 @@ pub(crate) const VERSION: &str = "VERSION";
 pub(crate) const GC_LOCK: &str = "gc.lock";
 
 /// The features that this version writes and knows. A store with another *incompatible* one is not opened.
-const KNOWN: [&str; 1] = [INDEXES];
+const KNOWN: [&str; 2] = [INDEXES, REFERRERS];
 /// Names that point to an index. A version that knows none reads them as the name of one image, and must not collect.
 pub(crate) const INDEXES: &str = "indexes";
+/// Artifacts that refer to manifests. A version that knows none would collect them.
+pub(crate) const REFERRERS: &str = "referrers";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -119,6 +121,7 @@ pub(crate) struct Places {
     pub(crate) images: Dir,
     pub(crate) refs: Dir,
     pub(crate) history: Dir,
+    pub(crate) referrers: Dir,
     pub(crate) cache: Dir,
     pub(crate) slots: Dir,
     pub(crate) containers: Dir,
@@ -201,6 +204,7 @@ impl Store {
             images: place("images")?,
             refs: place("refs")?,
             history: place("history")?,
+            referrers: place("referrers")?,
             slots: cache.make_dir("slots", 0o700)?,
             cache: cache.make_dir("records", 0o700)?,
             containers: place("containers")?,
@@ -224,6 +228,9 @@ impl Store {
         let mut version = Version::with(self.authority.owners());
         if self.tags()?.iter().any(|tag| tag.index.is_some()) {
             version.read_only_compatible.push(INDEXES.to_owned());
+        }
+        if !self.places.referrers.names()?.is_empty() {
+            version.read_only_compatible.push(REFERRERS.to_owned());
         }
         root.replace(VERSION, &json(&version, &root.at(VERSION))?)
     }

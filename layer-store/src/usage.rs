@@ -158,6 +158,11 @@ impl Store {
                 pinned.blobs.insert(record.index.digest, size);
             }
         }
+        for blobs in [&mut needed.blobs, &mut pinned.blobs] {
+            for digest in self.referring(&blobs.keys().copied().collect())? {
+                blobs.insert(digest, self.blob_size(&digest));
+            }
+        }
         for layer in containers.iter().flat_map(|container| &container.layers) {
             let (_, allocated) = sizes_of(&layer.key)?;
             needed.layers.insert(layer.key.as_str().to_owned(), allocated);
@@ -212,6 +217,7 @@ impl Store {
             &places.images,
             &places.refs,
             &places.history,
+            &places.referrers,
             &places.cache,
             &places.slots,
             &places.leases,

@@ -240,6 +240,10 @@ impl<'a> Members<'a> {
         }
         self.blob(entry)?;
         let manifest: Manifest = parse("a manifest", &bytes)?;
+        // What refers to an image is none.
+        if manifest.artifact_type.is_some() || manifest.config.media_type == MediaType::OciEmpty {
+            return Ok(());
+        }
         let layers = manifest.layers.iter().map(|layer| self.blob(layer)).collect::<Result<_>>()?;
         self.blob(&manifest.config)?;
         let config = self.text(&layout::blob_path(&manifest.config.digest))?;

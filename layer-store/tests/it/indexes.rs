@@ -5,7 +5,7 @@ use image_core::{
 };
 use layer_store::{
     Damage, Entry, Error, GcPolicy, ImagePolicy, ImageRecord, IndexRecord, IndexedImage, Kind, NewContainer,
-    Object, Store, View,
+    Object, Referrer, Store, View,
 };
 
 const START: Timestamp = Timestamp::from_seconds(0);
@@ -156,4 +156,48 @@ fn a_version_without_indexes_does_not_write_to_a_store_that_has_one() {
     store.repair().unwrap();
     assert!(version().contains(read_only), "{}", version());
     assert_eq!(store.usage().unwrap().unreferenced, 0);
+}
+
+#[test]
+fn what_refers_to_a_manifest_stays_as_long_as_that() {
+    let (dir, store) = opened();
+    let record = index(&store, "app", "1");
+    let (own, theirs) = (record.images[0].manifest.digest, record.index.digest);
+    let put = |text: &str| {
+        let work = store.begin().unwrap();
+        let blob = work.put_blob(MediaType::parse("text/plain"), text.as_bytes()).unwrap();
+        let manifest = work.put_blob(MediaType::OciManifest, format!("{{\"{text}\":1}}").as_bytes()).unwrap();
+        work.commit().unwrap();
+        Referrer::new(manifest, vec![blob])
+    };
+    // Of an image, of an index, and of a referrer itself.
+    for (subject, text) in [(own, "one"), (theirs, "two"), (put("one").manifest.digest, "three")] {
+        store.set_referrers(&subject, vec![put(text)]).unwrap();
+    }
+    assert_eq!(store.gc().unwrap().objects, []);
+    assert_eq!(store.referrers(&own).unwrap(), [put("one")]);
+    assert!(store.check().unwrap().is_sound());
+    assert_eq!(store.usage().unwrap().unreferenced, 0);
+    assert!(std::fs::read_to_string(dir.path().join("VERSION")).unwrap().contains("\"referrers\""));
+    // One that lacks a blob is not kept, and one that lost it is told and dropped.
+    let mut broken = put("four");
+    broken.blobs[0].digest = image_core::Digest::sha256(b"nothing");
+    assert!(matches!(store.set_referrers(&own, vec![broken]), Err(Error::NotFound { .. })));
+    let lost = put("two").blobs[0].digest;
+    std::fs::remove_file(dir.path().join("blobs").join(format!("sha256-{}", lost.hex()))).unwrap();
+    let findings = store.check().unwrap().findings;
+    assert!(
+        matches!(&findings[..], [found] if matches!(found.object, Object::Referrers(_)) && found.damage == Damage::Dangling(lost.to_string())),
+        "{findings:?}"
+    );
+    assert_eq!(store.repair().unwrap().lost, findings);
+    assert!(store.check().unwrap().is_sound());
+    // With its subject goes what refers to it.
+    for image in &record.images {
+        store.remove_image(&image.image).unwrap();
+    }
+    store.gc().unwrap();
+    assert_eq!(store.referrers(&own).unwrap(), []);
+    assert_eq!(std::fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(dir.path().join("referrers")).unwrap().count(), 0);
 }
