@@ -31,6 +31,7 @@ use crate::event::{Event, EventSink};
 use crate::process::Limits;
 
 mod archive;
+mod attest;
 mod base;
 mod binfmt;
 mod cache_mount;
@@ -61,6 +62,7 @@ mod source;
 mod step;
 mod tree;
 
+pub use attest::{Attestation, Package, PackageKind};
 pub use base::BaseImage;
 pub use context::Context;
 pub use history::BuildRecord;
@@ -126,6 +128,10 @@ pub struct Build {
     squash: bool,
     inline_cache: bool,
     annotations: BTreeMap<String, String>,
+    attestations: std::collections::BTreeSet<Attestation>,
+    builder: Option<String>,
+    /// What this run was made of, for its provenance.
+    materials: Arc<attest::Materials>,
     /// What this run's images were.
     bases: Arc<base::Bases>,
     events: EventSink,
@@ -232,6 +238,9 @@ impl Engine {
             squash: false,
             inline_cache: false,
             annotations: BTreeMap::new(),
+            attestations: std::collections::BTreeSet::new(),
+            builder: None,
+            materials: Arc::default(),
             bases: Arc::default(),
             events: crate::event::nowhere(),
         }
@@ -249,10 +258,14 @@ impl Build {
     /// Dropping the future kills what runs and leaves nothing but the cache of finished builds.
     pub async fn run(mut self) -> Result<Built> {
         self.bases = Arc::default();
+        self.materials = Arc::default();
         let started = self.engine.now();
         let reports = solve::Reports::default();
         let result = match self.build(&reports).await {
-            Ok(built) => derive::as_asked(&self, built).await,
+            Ok(built) => match derive::as_asked(&self, built).await {
+                Ok(built) => attest::as_asked(&self, built).await,
+                error => error,
+            },
             error => error,
         };
         history::keep(&self, started, &result, reports.take());
@@ -269,6 +282,7 @@ impl Build {
         let mut options = self.options()?;
         options.ignore_file = ready.ignore_text(file.as_deref())?;
         let plan = self.compile(&parsed, options).await?;
+        self.materials.compiled(self, &text, file.as_deref(), &plan);
         for warning in &plan.warnings {
             (self.events)(&Event::Warning {
                 text: format!("{}: {} (line {})", warning.rule, warning.message, warning.lines.first),

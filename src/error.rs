@@ -136,6 +136,16 @@ pub enum Error {
         /// The memory of all.
         budget: u64,
     },
+    /// A database of packages of an image is none.
+    #[error("cannot read the packages in /{path}{}: {reason}", if *.line == 0 { String::new() } else { format!(", line {line}") })]
+    PackageDatabase {
+        /// The file, in the image.
+        path: String,
+        /// The line, from 1; 0 when it is about the whole file.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// A user or group has no entry in the image.
     #[error("unable to find {kind} {name}: no matching entries in {} file", if *.kind == "user" { "passwd" } else { .kind })]
     NoSuchUser {

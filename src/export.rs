@@ -37,9 +37,18 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 impl Engine {
     /// Writes `image`, under `names` where the form has names, to `output`.
     ///
+    /// A layout or archive of an image that something refers to ([`Build::attest`](crate::Build::attest)) has that, too,
+    /// and the manifest and compressed layers that a push has, because that is what it refers to; an archive then is no
+    /// docker archive of before OCI.
+    ///
     /// # Errors
     /// [`Error::Store`], or [`Error::Io`] with the file that cannot be written. What was written by then stays.
     pub async fn export(&self, image: &Image, names: &[Reference], output: &Output) -> Result<()> {
+        if matches!(output, Output::Layout(_) | Output::Archive(_))
+            && self.export_attested(image, names, output).await?
+        {
+            return Ok(());
+        }
         let (engine, image, names, output) = (self.clone(), image.clone(), names.to_vec(), output.clone());
         blocking(move || match &output {
             Output::Directory(path) => directory(engine.store(), &engine.view(&image)?, path),

@@ -18,9 +18,9 @@ mod user;
 
 // The public interface is:
 pub use build::{
-    BaseImage, Build, BuildRecord, Built, BuiltIndex, CacheLocation, Cause, Context, Decision, FileChange,
-    Irreproducible, LayoutImage, Lock, LockError, NamedContext, Reproducibility, Secret, Source,
-    SourcePolicy, StepReport, Timestamps,
+    Attestation, BaseImage, Build, BuildRecord, Built, BuiltIndex, CacheLocation, Cause, Context, Decision,
+    FileChange, Irreproducible, LayoutImage, Lock, LockError, NamedContext, Package, PackageKind,
+    Reproducibility, Secret, Source, SourcePolicy, StepReport, Timestamps,
 };
 pub use container::{Container, Ended};
 pub use engine::{Clock, Engine, EngineOptions, Image, Pruned};

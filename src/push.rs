@@ -1,7 +1,7 @@
-//! From the store to a registry: layers, config, then the manifest.
+//! From the store to a registry: layers, config, then the manifest, then what refers to it.
 
 use bytes::Bytes;
-use image_core::{Descriptor, Document, Manifest, Reference};
+use image_core::{Descriptor, Digest, Document, Manifest, Reference};
 use registry_client::{BlobPush, PushOptions};
 
 use crate::engine::{Engine, Image};
@@ -17,7 +17,8 @@ const GUESSES: usize = 2;
 impl Engine {
     /// Pushes `image` as `name`. Gives the descriptor of its manifest.
     ///
-    /// The first push fixes the encoding: from then on the image has one manifest digest, wherever it goes.
+    /// The first push fixes the encoding: from then on the image has one manifest digest, wherever it goes. What refers to
+    /// the manifest, such as what [`Build::attest`](crate::Build::attest) made, goes with it.
     ///
     /// # Errors
     /// [`Error::Registry`], [`Error::Store`].
@@ -72,6 +73,7 @@ impl Engine {
         if !same {
             self.client().push_manifest(&name, &manifest.media_type, Bytes::from(bytes)).await?;
         }
+        self.push_referrers(&manifest.digest, &name).await?;
         let (now, digest) = (Some(self.now()), manifest.digest);
         self.store().tag(&name.at_digest(digest), &image.id(), now)?;
         if let Some(tag) = self.store().find_tag(&name)?
@@ -82,6 +84,23 @@ impl Engine {
             self.store().tag_as(&name, &image.id(), Some(digest), tag.tagged)?;
         }
         Ok(manifest)
+    }
+
+    /// Pushes what the store has that refers to the manifest `subject`, which is there already.
+    pub(crate) async fn push_referrers(&self, subject: &Digest, name: &Reference) -> Result<()> {
+        for referrer in self.store().referrers(subject)? {
+            let name = name.at_digest(referrer.manifest.digest);
+            if self.client().head_manifest_at_origin(&name).await?.is_some() {
+                continue;
+            }
+            for blob in &referrer.blobs {
+                let source = Box::new(self.store().blob(blob)?);
+                self.client().push_blob(&name, source, PushOptions::new()).await?;
+            }
+            let bytes = Bytes::from(self.store().read_blob(&referrer.manifest.digest)?);
+            self.client().push_manifest(&name, &referrer.manifest.media_type, bytes).await?;
+        }
+        Ok(())
     }
 
     /// Where the registry of `name` has which blobs, as far as the store remembers: what was pulled from it or pushed to

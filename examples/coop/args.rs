@@ -99,6 +99,12 @@ pub(crate) struct Build {
     /// Add annotation to the image
     #[arg(long)]
     pub(crate) annotation: Vec<String>,
+    /// Keep beside the image how it was made (SLSA provenance), and push it with it
+    #[arg(long)]
+    pub(crate) provenance: bool,
+    /// Keep beside the image which packages it has (SPDX), and push it with it
+    #[arg(long)]
+    pub(crate) sbom: bool,
     /// Squash newly built layers into a single new layer
     #[arg(long)]
     pub(crate) squash: bool,

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use cooperage::{Build as Building, Built, Context, Engine, Error, Event, NamedContext, Output, Secret};
+use cooperage::{
+    Attestation, Build as Building, Built, Context, Engine, Error, Event, NamedContext, Output, Secret,
+};
 
 use crate::Outcome;
 use crate::args::Build;
@@ -150,6 +152,12 @@ fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
         build = build.annotation(name, value);
     }
     build = build.squash(args.squash);
+    for (_, what) in [(args.provenance, Attestation::Provenance), (args.sbom, Attestation::Sbom)]
+        .iter()
+        .filter(|(yes, _)| *yes)
+    {
+        build = build.attest(*what);
+    }
     for stage in &args.no_cache_filter {
         build = build.no_cache_stage(stage);
     }

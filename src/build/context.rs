@@ -100,6 +100,15 @@ impl Context {
         }
     }
 
+    /// Where it comes from, if others can find it there.
+    pub(super) fn address(&self) -> Option<String> {
+        match &self.0 {
+            Source::Git(url) => Some(format!("git+{}", remote::shown(url))),
+            Source::Url(url) => Some(remote::shown(url)),
+            Source::Directory(_) | Source::Tar(_) | Source::Memory(_) => None,
+        }
+    }
+
     /// The directory, if it is one.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.0 {

@@ -46,6 +46,7 @@ pub(super) fn checkout(source: &GitSource, state: &Path, hashes: &Arc<Hashes>) -
     // Owners are root's and times the commit's: they count, unlike those of a directory.
     tree.is_context = false;
     tree.held = Some(Arc::new(scratch));
+    tree.commit = Some(commit);
     Ok(tree)
 }
 

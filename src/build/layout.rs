@@ -82,7 +82,12 @@ pub(super) fn digest(path: &Path, image: &LayoutImage) -> Result<Digest> {
         LayoutImage::Tag(tag) => {
             (manifests.iter().find(|entry| named(tag, entry)), format!("the image {tag}"))
         }
-        _ => (manifests.first().filter(|_| manifests.len() == 1), "a single image".to_owned()),
+        _ => {
+            // What refers to the image is none.
+            let mut images = manifests.iter().filter(|entry| entry.artifact_type.is_none());
+            let first = images.next().filter(|_| images.next().is_none());
+            (first, "a single image".to_owned())
+        }
     };
     let missing = || layer_store::Error::NotFound {
         kind: "image of the OCI layout",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use image_core::{Platform, Reference};
 
-use super::{Build, CacheLocation, Lock, NamedContext, Secret, SourcePolicy, Timestamps};
+use super::{Attestation, Build, CacheLocation, Lock, NamedContext, Secret, SourcePolicy, Timestamps};
 use crate::event::Event;
 use crate::process::Limits;
 
@@ -173,6 +173,20 @@ impl Build {
     /// An annotation of the image's manifest. It makes the manifest now, so layers are compressed at once.
     pub fn annotation(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.annotations.insert(name.into(), value.into());
+        self
+    }
+
+    /// Keeps a statement about the image beside it: it goes wherever the image is pushed, as something that refers to its
+    /// manifest, and into layouts and archives. It makes the manifest now, so layers are compressed at once. The image
+    /// itself stays the same.
+    pub fn attest(mut self, what: Attestation) -> Self {
+        self.attestations.insert(what);
+        self
+    }
+
+    /// Who builds, as a URI, for [`Attestation::Provenance`]; `urn:cooperage` without.
+    pub fn builder_id(mut self, uri: impl Into<String>) -> Self {
+        self.builder = Some(uri.into());
         self
     }
 

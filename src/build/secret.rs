@@ -65,6 +65,11 @@ impl Secrets {
         self.agents.get(if id.is_empty() { "default" } else { id }).map(PathBuf::as_path)
     }
 
+    /// The ids of all secrets; nothing of what they are.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.secrets.keys().map(String::as_str)
+    }
+
     /// The parts of a key that secrets are: those whose values are to count.
     pub(super) fn components(&self, exec: &Exec) -> Vec<Component> {
         let ids = exec.mounts.iter().filter_map(|mount| match &mount.kind {

@@ -9,7 +9,7 @@ use super::context::remote;
 use super::policy::{self, Source};
 use super::solve::{Made, Solver};
 use super::tree::{Content, Node, NodeKind, Tree};
-use super::{NamedContext, git};
+use super::{Attestation, NamedContext, git};
 use crate::error::{Error, Result};
 use crate::task::blocking;
 
@@ -52,6 +52,16 @@ pub(super) async fn context(solver: &Arc<Solver>, index: usize, name: Option<&st
             _ => return Err(Error::unsupported(format!("the named context {name}"))),
         },
     };
+    if solver.build.attestations.contains(&Attestation::Provenance) {
+        let uri = match (name, name.and_then(|name| solver.build.contexts.get(name))) {
+            (None, _) => solver.build.context.address(),
+            (_, Some(NamedContext::Directory(context))) => context.address(),
+            _ => None,
+        };
+        let label = name.map_or_else(|| "context".to_owned(), |name| format!("context:{name}"));
+        let (tree, materials) = (tree.clone(), solver.build.materials.clone());
+        blocking(move || materials.context(label, uri, &tree)).await?;
+    }
     Ok(Made::Tree(tree))
 }
 
@@ -89,6 +99,7 @@ async fn fetch(solver: &Solver, source: &HttpSource) -> Result<(Descriptor, Opti
             reason: format!("digest mismatch {}: {expected}", blob.digest),
         });
     }
+    solver.build.materials.file(remote::shown(&source.url), &blob.digest);
     Ok((blob, modified))
 }
 
@@ -98,8 +109,13 @@ pub(super) async fn git(solver: &Solver, source: &GitSource) -> Result<Made> {
     policy::admit(solver.build.policy.as_deref(), &asked)?;
     let store = solver.build.engine.store().path();
     let _room = solver.build.engine.governor().room(&remote::shown(&source.remote), store, 0).await?;
+    let shown = remote::shown(&source.remote);
+    let fragment = source.reference.clone();
     let (source, state, hashes) =
         (source.clone(), solver.build.engine.state().to_owned(), solver.hashes.clone());
     let tree = blocking(move || git::checkout(&source, &state, &hashes)).await?;
+    if let Some(commit) = &tree.commit {
+        solver.build.materials.git(&shown, &fragment, commit);
+    }
     Ok(Made::Tree(Arc::new(tree)))
 }

@@ -71,6 +71,8 @@ pub(super) struct Tree {
     pub(super) is_context: bool,
     /// What has to stay on disk as long as the tree is read.
     pub(super) held: Option<Arc<Scratch>>,
+    /// The commit that it is a checkout of.
+    pub(super) commit: Option<String>,
 }
 
 /// A directory of the host that goes when nobody reads it any more.
@@ -200,7 +202,7 @@ impl Node {
 impl Tree {
     pub(super) fn new(mut nodes: BTreeMap<Vec<u8>, Node>, is_context: bool) -> Self {
         nodes.entry(Vec::new()).or_insert_with(|| Node::plain(NodeKind::Directory, 0o755));
-        Self { nodes, is_context, held: None }
+        Self { nodes, is_context, held: None, commit: None }
     }
 
     /// The tree that a stack of layers shows.
@@ -251,6 +253,36 @@ impl Tree {
             }
         }
         Self::new(nodes, false)
+    }
+
+    /// A digest of all that is in it but times, which do not count, and owners where they do not.
+    pub(super) fn digest(&self) -> Result<Digest> {
+        let mut digester = Digester::new(Algorithm::Sha256);
+        let mut field = |bytes: &[u8]| {
+            digester.update(&(bytes.len() as u64).to_be_bytes());
+            digester.update(bytes);
+        };
+        for (path, node) in &self.nodes {
+            let (kind, content) = match &node.kind {
+                NodeKind::Directory => ("directory", Vec::new()),
+                NodeKind::File(content) => ("file", content.digest()?.to_string().into_bytes()),
+                NodeKind::Symlink(target) => ("link", target.clone()),
+                NodeKind::Special(kind) => ("special", format!("{kind:?}").into_bytes()),
+                NodeKind::Other => continue,
+            };
+            field(path);
+            field(kind.as_bytes());
+            field(&content);
+            field(format!("{:o}", node.mode).as_bytes());
+            if !self.is_context {
+                field(format!("{}:{}", node.uid, node.gid).as_bytes());
+            }
+            for (name, value) in &node.xattrs {
+                field(name);
+                field(value);
+            }
+        }
+        Ok(digester.finish())
     }
 
     /// Where `path` leads when links are followed, inside the tree; nothing when there is nothing.

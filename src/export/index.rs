@@ -1,7 +1,8 @@
-//! The index of several platforms as a file: an OCI layout whose `index.json` names that one index.
+//! An image as it is pushed, or the index of several platforms, as a file: an OCI layout whose `index.json` names that.
 //!
 //! ```text
 //!  index.json ─names─▶ index ─platform─▶ manifest ─▶ config, layers      the bytes and digests of a push
+//!             ───────▶ manifest ─subject─▶ manifest                      what refers to an image
 //! ```
 //!
 //! Specification: image-spec, image-layout.md.
@@ -12,11 +13,11 @@ use std::io::{BufWriter, Read, Write};
 use std::path::PathBuf;
 
 use image_core::{BlobSource, Descriptor, Document, Index, Reference, layout};
-use layer_store::Store;
+use layer_store::{Referrer, Store};
 
 use super::{Output, io};
 use crate::build::BuiltIndex;
-use crate::engine::Engine;
+use crate::engine::{Engine, Image};
 use crate::error::{Error, Result};
 use crate::task::blocking;
 
@@ -43,16 +44,60 @@ impl Engine {
         }
         let mut parts = Vec::new();
         for ((_, image), entry) in built.images.iter().zip(&built.index.value().manifests) {
-            let (manifest, bytes, blobs) = self.fix_manifest(&image.image).await?;
-            if manifest.digest != entry.digest {
+            let part = self.part(&image.image).await?;
+            if part.manifest.digest != entry.digest {
                 let missing =
                     layer_store::Error::NotFound { kind: "manifest", name: entry.digest.to_string() };
                 return Err(missing.into());
             }
-            parts.push((manifest.digest, bytes, blobs));
+            parts.push(part);
         }
-        let (store, index, output) = (self.store().clone(), built.index.clone(), output.clone());
-        let top = top(&built.descriptor(), names)?;
+        let bytes = built.index.bytes().to_vec();
+        self.layout(parts, &built.descriptor(), Some(bytes), names, output).await
+    }
+
+    /// Writes `image` as it is pushed, and what refers to it. `false`: nothing does, and nothing was written.
+    pub(super) async fn export_attested(
+        &self,
+        image: &Image,
+        names: &[Reference],
+        output: &Output,
+    ) -> Result<bool> {
+        let known = self.store().image(&image.id())?.manifest;
+        if known.is_none_or(|known| self.store().referrers(&known.digest).is_ok_and(|found| found.is_empty()))
+        {
+            return Ok(false);
+        }
+        let part = self.part(image).await?;
+        if part.referrers.is_empty() {
+            return Ok(false);
+        }
+        let manifest = part.manifest.clone();
+        self.layout(vec![part], &manifest, None, names, output).await?;
+        Ok(true)
+    }
+
+    async fn part(&self, image: &Image) -> Result<Part> {
+        let (manifest, bytes, blobs) = self.fix_manifest(image).await?;
+        let referrers = self.store().referrers(&manifest.digest)?;
+        Ok(Part { manifest, bytes, blobs, referrers })
+    }
+
+    /// Writes `parts`, the index of them if there is one, and the names of `top`, which is one or the other.
+    async fn layout(
+        &self,
+        parts: Vec<Part>,
+        top: &Descriptor,
+        index: Option<Vec<u8>>,
+        names: &[Reference],
+        output: &Output,
+    ) -> Result<()> {
+        let (store, output, top) = (self.store().clone(), output.clone(), top.clone());
+        let mut entries = layout::entries(&top, names);
+        // What refers to an image is found by an entry of its own, which has no name.
+        entries.extend(parts.iter().flat_map(|part| &part.referrers).map(|known| known.manifest.clone()));
+        let names = Document::from_value(Index::oci(entries))
+            .map_err(|source| Error::Document { what: "the index of the layout".to_owned(), source })?;
         blocking(move || {
             let mut out = match &output {
                 Output::Archive(path) => {
@@ -64,18 +109,22 @@ impl Engine {
                 }
             };
             let mut written = BTreeSet::new();
-            for (digest, bytes, blobs) in &parts {
-                for blob in blobs.iter().filter(|blob| written.insert(blob.digest)) {
+            for part in &parts {
+                let referrers =
+                    part.referrers.iter().flat_map(|known| known.blobs.iter().chain([&known.manifest]));
+                for blob in part.blobs.iter().chain(referrers).filter(|blob| written.insert(blob.digest)) {
                     out.blob(&store, blob)?;
                 }
-                if written.insert(*digest) {
-                    out.put(&layout::blob_path(digest), bytes.len() as u64, &mut bytes.as_slice())?;
+                if written.insert(part.manifest.digest) {
+                    let path = layout::blob_path(&part.manifest.digest);
+                    out.put(&path, part.bytes.len() as u64, &mut part.bytes.as_slice())?;
                 }
             }
-            let bytes = index.bytes();
-            out.put(&layout::blob_path(index.digest()), bytes.len() as u64, &mut &*bytes)?;
+            if let Some(bytes) = index {
+                out.put(&layout::blob_path(&top.digest), bytes.len() as u64, &mut bytes.as_slice())?;
+            }
             for (name, bytes) in
-                [(layout::INDEX, top.bytes()), (layout::MARKER, layout::MARKER_TEXT.as_bytes())]
+                [(layout::INDEX, names.bytes()), (layout::MARKER, layout::MARKER_TEXT.as_bytes())]
             {
                 out.put(name, bytes.len() as u64, &mut &*bytes)?;
             }
@@ -85,10 +134,13 @@ impl Engine {
     }
 }
 
-/// The `index.json`: the index, once for each name.
-fn top(index: &Descriptor, names: &[Reference]) -> Result<Document<Index>> {
-    Document::from_value(Index::oci(layout::entries(index, names)))
-        .map_err(|source| Error::Document { what: "the index of the layout".to_owned(), source })
+/// An image that goes into a layout.
+struct Part {
+    manifest: Descriptor,
+    bytes: Vec<u8>,
+    /// Its layers and its config.
+    blobs: Vec<Descriptor>,
+    referrers: Vec<Referrer>,
 }
 
 /// A layout that is being written. All names are ours, so each is a plain file below its root.

@@ -356,9 +356,18 @@ async fn a_git_repository_is_checked_out() {
         let built = engine
             .build(Context::directory(only.path()))
             .context("src", NamedContext::Git(format!("{url}{fragment}")))
+            .attest(cooperage::Attestation::Provenance)
             .run()
             .await
             .unwrap();
+        // The commit is a material.
+        let manifest = built.image.record().manifest.as_ref().unwrap().digest;
+        let statement = engine.store().referrers(&manifest).unwrap()[0].blobs[0].digest;
+        let statement: serde_json::Value =
+            serde_json::from_slice(&engine.store().read_blob(&statement).unwrap()).unwrap();
+        let source = &statement["predicate"]["buildDefinition"]["resolvedDependencies"][0];
+        assert!(source["uri"].as_str().unwrap().starts_with(&format!("git+{url}")), "{source}");
+        assert_eq!(source["digest"]["gitCommit"].as_str().unwrap().len(), 40, "{source}");
         let view = engine.view(&built.image).unwrap();
         let (entry, layer) = view.find(name).unwrap();
         let mut text = String::new();

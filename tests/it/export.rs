@@ -217,7 +217,7 @@ async fn an_index_of_several_platforms_leaves_as_a_layout() {
 }
 
 /// A server of one file, which says how it was asked.
-async fn serve(body: Vec<u8>) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+pub(crate) async fn serve(body: Vec<u8>) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

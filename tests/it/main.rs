@@ -12,6 +12,7 @@ use cooperage::registry::server::Registry;
 use cooperage::store::{Entry, Kind, View};
 use cooperage::{Cause, Context, Engine, EngineOptions, Error, EventSink};
 
+mod attest;
 mod base;
 mod buildah;
 mod conformance;
