@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cooperage::runtime::oci_spec::runtime::{Process, Spec as Config};
-use cooperage::runtime::{Network, Rootfs, SpecBuilder, UserMapping};
+use cooperage::runtime::Rootfs;
+use cooperage::runtime::oci_spec::runtime::{Capability, Hooks, Process, Spec as Config};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::args::Spec;
 
 /// The largest config.json that is read, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -29,8 +29,7 @@ impl Bundle {
         if file.take(LIMIT + 1).read_to_end(&mut text)? as u64 > LIMIT {
             return Err(format!("{} is larger than {LIMIT} bytes", path.display()).into());
         }
-        let mut spec: Config =
-            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut spec = config(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let named = spec.root().as_ref().map(|root| root.path().clone());
         let named = named.ok_or("config.json has no root")?;
         let root = std::fs::canonicalize(directory.join(&named))
@@ -39,11 +38,65 @@ impl Bundle {
             home(process, &root);
         }
         relative_sources(&mut spec, &directory);
+        if let Some(hooks) = spec.hooks_mut() {
+            inherit_environment(hooks);
+        }
         Ok(Self { directory, spec, root })
     }
 
     pub(crate) fn rootfs(&self) -> Rootfs {
         Rootfs::Path(self.root.clone())
+    }
+}
+
+/// Hooks that run on the host have this process's environment when they name none.
+fn inherit_environment(hooks: &mut Hooks) {
+    let own: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value.to_str()?)))
+        .collect();
+    let mut lists =
+        [hooks.prestart().clone(), hooks.create_runtime().clone(), hooks.create_container().clone()];
+    let [prestart, runtime, container] = &mut lists;
+    let (mut poststart, mut poststop) = (hooks.poststart().clone(), hooks.poststop().clone());
+    for list in [prestart, runtime, container, &mut poststart, &mut poststop] {
+        for hook in list.iter_mut().flatten().filter(|hook| hook.env().is_none()) {
+            hook.set_env(Some(own.clone()));
+        }
+    }
+    let [prestart, runtime, container] = lists;
+    hooks.set_prestart(prestart).set_create_runtime(runtime).set_create_container(container);
+    hooks.set_poststart(poststart).set_poststop(poststop);
+}
+
+/// Reads a config.json as runc does: capabilities that nobody knows are left out.
+fn config(text: &[u8]) -> serde_json::Result<Config> {
+    let mut value: Value = serde_json::from_slice(text)?;
+    if let Some(process) = value.get_mut("process") {
+        complete(process);
+    }
+    serde_json::from_value(value)
+}
+
+/// Reads a process as runc does: it may leave out its user and its directory.
+pub(crate) fn process(text: &[u8]) -> serde_json::Result<Process> {
+    let mut value: Value = serde_json::from_slice(text)?;
+    complete(&mut value);
+    serde_json::from_value(value)
+}
+
+fn complete(process: &mut Value) {
+    let Some(process) = process.as_object_mut() else { return };
+    process.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
+    process.entry("cwd").or_insert_with(|| json!(""));
+    for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
+        let Some(names) = set.1.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
+            if !known {
+                tracing::warn!(%name, "ignoring a capability that is not known");
+            }
+            known
+        });
     }
 }
 
@@ -67,7 +120,9 @@ fn relative_sources(spec: &mut Config, directory: &Path) {
 /// Sets HOME from the container's own passwd when nothing else does, as runc does.
 pub(crate) fn home(process: &mut Process, root: &Path) {
     let mut env = process.env().clone().unwrap_or_default();
+    last_of_each(&mut env);
     if env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
+        process.set_env(Some(env));
         return;
     }
     env.retain(|entry| !entry.starts_with("HOME="));
@@ -84,6 +139,14 @@ pub(crate) fn home(process: &mut Process, root: &Path) {
     process.set_env(Some(env));
 }
 
+/// Of a variable that is set more than once, the last is kept.
+fn last_of_each(env: &mut Vec<String>) {
+    let mut seen = std::collections::BTreeSet::new();
+    env.reverse();
+    env.retain(|entry| seen.insert(entry.split('=').next().unwrap_or_default().to_owned()));
+    env.reverse();
+}
+
 /// The container's passwd: links in the root filesystem stay in it.
 fn passwd(root: &Path) -> Option<String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -94,31 +157,4 @@ fn passwd(root: &Path) -> Option<String> {
     let mut text = String::new();
     std::fs::File::from(file).take(1 << 20).read_to_string(&mut text).ok()?;
     Some(text)
-}
-
-/// Writes an example, as `runc spec` does.
-pub(crate) fn write_spec(args: &Spec) -> Outcome {
-    let path = args.bundle.as_deref().unwrap_or(Path::new(".")).join("config.json");
-    if path.exists() {
-        return Err(format!("File {} exists. Remove it first", path.display()).into());
-    }
-    let mut builder = SpecBuilder::new()
-        .args(["sh"])
-        .env(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"])
-        .cwd("/")
-        .hostname("coop")
-        .network(if args.rootless { Network::Host } else { Network::None })
-        .no_new_privileges(true)
-        .read_only(true)
-        .seccomp(None);
-    if args.rootless {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        builder = builder.user_mapping(UserMapping::single(uid, gid));
-    }
-    let mut spec = builder.build()?;
-    if let Some(process) = spec.process_mut() {
-        process.set_terminal(Some(true));
-    }
-    let text = serde_json::to_string_pretty(&spec)?;
-    std::fs::write(&path, text + "\n").map_err(|error| format!("{}: {error}", path.display()).into())
 }

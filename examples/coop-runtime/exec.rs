@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use cooperage::runtime::Container;
 use cooperage::runtime::oci_spec::runtime::{Capability, Process};
+use cooperage::runtime::{Container, Status};
 
 use crate::args::Exec;
 use crate::foreground::{self, Waited};
@@ -11,7 +11,16 @@ use crate::lifecycle::{io, write_pid};
 use crate::{Context, Outcome, bundle, console};
 
 pub(crate) fn exec(context: &Context, args: &Exec) -> Outcome<u8> {
-    let container = context.load(&args.id)?;
+    let mut container = context.load(&args.id)?;
+    while container.status() == Status::Paused {
+        if !args.ignore_paused {
+            return Err(
+                "cannot exec in a paused container (--ignore-paused waits until it is resumed)".into()
+            );
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        container = context.load(&args.id)?;
+    }
     if !args.cgroup.is_empty() {
         return Err("exec into another cgroup of the container is not supported".into());
     }
@@ -53,8 +62,7 @@ fn process(container: &Container, args: &Exec) -> Outcome<Process> {
     let spec = container.spec()?;
     if let Some(path) = &args.process {
         let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut process: Process =
-            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut process = bundle::process(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         if args.tty {
             process.set_terminal(Some(true));
         }
@@ -121,7 +129,8 @@ fn root_home(container: &Container, process: &mut Process) {
     }
 }
 
-/// Adds capabilities to all sets but the inheritable and the ambient one, as runc does.
+/// Adds capabilities to all sets but the inheritable one, and to the ambient one only where something is inheritable:
+/// as runc does.
 fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome {
     if names.is_empty() {
         return Ok(());
@@ -142,6 +151,10 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome {
     let (bounding, effective, permitted) =
         (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    if sets.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+        let ambient = with(sets.ambient());
+        sets.set_ambient(ambient);
+    }
     process.set_capabilities(Some(sets));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cooperage::runtime::{Container, Exec, Exit, Signal};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 use crate::{Outcome, sys};
 
@@ -62,6 +62,14 @@ impl Drop for Raw {
     }
 }
 
+/// Lets lines end as the container ends them: whoever reads ours adds the carriage returns.
+fn plain_lines(terminal: &OwnedFd) {
+    if let Ok(mut settings) = rustix::termios::tcgetattr(terminal) {
+        settings.output_modes.remove(OutputModes::ONLCR);
+        let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &settings);
+    }
+}
+
 fn resize(terminal: &OwnedFd) {
     if let Ok(size) = rustix::termios::tcgetwinsize(io::stdin()) {
         let _ = rustix::termios::tcsetwinsize(terminal, size);
@@ -89,6 +97,7 @@ pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<&Own
     let Some(pidfd) = waited.pidfd() else { return waited.wait() };
     let raw = terminal.map(|_| Raw::enter());
     if let Some(terminal) = terminal {
+        plain_lines(terminal);
         resize(terminal);
     }
     let (stdin, stdout) = (io::stdin(), io::stdout());

@@ -14,12 +14,13 @@ mod log;
 mod report;
 mod resources;
 mod sys;
+mod template;
 mod usage;
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use cooperage::runtime::{self, Container, ContainerId, Runtime};
 
 use args::{Args, Verb};
@@ -62,8 +63,22 @@ fn default_root() -> std::path::PathBuf {
     std::path::PathBuf::from(user.unwrap_or_else(|| "/run".into())).join("coop-runtime")
 }
 
+/// The help of a verb begins with what it is, as runc's does.
+fn command() -> clap::Command {
+    Args::command().mut_subcommands(|verb| {
+        let name = format!("NAME:\n   coop-runtime {} - {{about}}", verb.get_name());
+        verb.help_template(name + "\n\n{usage-heading} {usage}\n\n{all-args}")
+    })
+}
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::from_arg_matches(&command().get_matches()) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    let remarks = log::Remarks { log: args.log.clone(), format: args.log_format, debug: args.debug };
+    // There is no other one in this process.
+    drop(tracing::subscriber::set_global_default(remarks));
     let failed = if matches!(args.verb, Verb::Exec(_)) { 255 } else { 1 };
     match perform(&args) {
         Ok(code) => ExitCode::from(code),
@@ -76,7 +91,7 @@ fn main() -> ExitCode {
 
 fn perform(args: &Args) -> Outcome<u8> {
     match &args.verb {
-        Verb::Spec(spec) => return bundle::write_spec(spec).map(|()| 0),
+        Verb::Spec(spec) => return template::write(spec).map(|()| 0),
         Verb::Features => return report::features().map(|()| 0),
         Verb::Checkpoint | Verb::Restore => return Err("checkpoints are not supported".into()),
         _ => {}

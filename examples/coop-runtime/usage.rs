@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cooperage::runtime::{Container, Stats, Status};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{Context, Outcome};
@@ -15,7 +16,7 @@ pub(crate) fn events(context: &Context, id: &str, once: bool, interval: &str) ->
     let interval = duration(interval)?;
     let mut killed = container.oom_kills();
     loop {
-        println!("{}", json!({"type": "stats", "id": id, "data": data(&container.stats()?)}));
+        say("stats", id, Some(data(&container.stats()?)))?;
         if once {
             return Ok(());
         }
@@ -24,10 +25,24 @@ pub(crate) fn events(context: &Context, id: &str, once: bool, interval: &str) ->
         }
         let now = container.oom_kills();
         if now > killed {
-            println!("{}", json!({"type": "oom", "id": id}));
+            say("oom", id, None)?;
             killed = now;
         }
     }
+}
+
+/// An event; readers take it line by line, and know its fields by their order too.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
+fn say(kind: &str, id: &str, data: Option<Value>) -> Outcome {
+    println!("{}", serde_json::to_string(&Line { r#type: kind, id, data })?);
+    Ok(())
 }
 
 /// Waits for that long, or until the container has ended: then true.

@@ -203,7 +203,7 @@ pub enum Error {
         hint: Hint,
     },
     /// A hook of the Spec failed.
-    #[error("hook {point}[{index}] {}: {problem}{}", path.display(), shown(output))]
+    #[error("error running {point} hook #{index}: {}: {problem}{}", path.display(), shown(output))]
     #[non_exhaustive]
     Hook {
         /// When it ran: the field's name in the Spec.

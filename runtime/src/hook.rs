@@ -120,8 +120,13 @@ pub(crate) fn run_inside(
     state: &State,
 ) -> Result<(), Error> {
     let Some(child) = &container.inner.child else { return Ok(()) };
+    // The runtime-spec does not say what a hook without an environment has; one that runs as if it were a part of the
+    // program has always had the program's.
+    let program = spec.process().as_ref().filter(|_| point == Point::StartContainer);
+    let unset = program.and_then(|process| process.env().clone()).unwrap_or_default();
     for (index, hook) in list(spec, point).iter().enumerate() {
-        inside(container, child, hook, state).map_err(|how| failed(point, index, hook, how))?;
+        let env = hook.env().clone().unwrap_or_else(|| unset.clone());
+        inside(container, child, hook, env, state).map_err(|how| failed(point, index, hook, how))?;
     }
     Ok(())
 }
@@ -205,7 +210,13 @@ fn outside(hook: &Hook, state: &State) -> Result<(), How> {
     finish(&child, hook, &mut output)
 }
 
-fn inside(container: &Container, init: &Child, hook: &Hook, state: &State) -> Result<(), How> {
+fn inside(
+    container: &Container,
+    init: &Child,
+    hook: &Hook,
+    env: Vec<String>,
+    state: &State,
+) -> Result<(), How> {
     let wrap = |source: Error| How {
         problem: "it cannot be started in the container".to_owned(),
         source: Some(Box::new(source)),
@@ -221,7 +232,7 @@ fn inside(container: &Container, init: &Child, hook: &Hook, state: &State) -> Re
     let plan = Plan::hook(HookRequest {
         path: hook.path(),
         args: argv(hook),
-        env: hook.env().clone().unwrap_or_default(),
+        env,
         io,
         init: container.init(init).map_err(wrap)?,
         root,

@@ -85,6 +85,7 @@ impl Group {
     /// Makes the directories and writes the limits. What was made is removed again when something fails.
     pub(crate) fn make(&self, resources: &LinuxResources) -> Result<(), Error> {
         self.check(resources)?;
+        self.is_free()?;
         let result = self.trees.iter().try_for_each(|tree| {
             tree.make()?;
             tree.limit(resources)?;
@@ -97,6 +98,23 @@ impl Group {
         result
     }
 
+    /// Refuses groups that are another's: they would be killed with the container.
+    fn is_free(&self) -> Result<(), Error> {
+        let taken = |problem: String| Err(Error::spec("linux.cgroupsPath", problem));
+        for tree in &self.trees {
+            if tree.is_frozen() == Some(true) {
+                return taken(format!(
+                    "container's cgroup unexpectedly frozen: {}",
+                    tree.directory().display()
+                ));
+            }
+            if !super::read(tree.directory(), "cgroup.procs").is_empty() {
+                return taken(format!("container's cgroup is not empty: {}", tree.directory().display()));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses limits of controllers that no tree carries.
     fn check(&self, resources: &LinuxResources) -> Result<(), Error> {
         for (controller, field) in super::v1::wanted(resources) {
@@ -104,9 +122,15 @@ impl Group {
                 return Err(missing(format!("linux.resources.{field} ({controller})")));
             }
         }
-        let unified = resources.unified().as_ref().is_some_and(|map| !map.is_empty());
-        if unified && !self.record.trees.iter().any(|tree| tree.unified) {
-            return Err(missing("linux.resources.unified (cgroup version 2)"));
+        for key in resources.unified().iter().flat_map(|map| map.keys()) {
+            let controller = key.split('.').next().unwrap_or_default();
+            let has = |tree: &TreeRecord| {
+                tree.unified
+                    && (controller == "cgroup" || tree.controllers.iter().any(|one| one == controller))
+            };
+            if !self.record.trees.iter().any(has) {
+                return Err(missing(format!("linux.resources.unified.{key} (cgroup version 2)")));
+            }
         }
         Ok(())
     }

@@ -248,7 +248,8 @@ impl Tree for V1 {
                 "pids" => {
                     let Some(pids) = resources.pids() else { continue };
                     match pids.limit() {
-                        limit @ 0.. => self.write("pids.max", limit)?,
+                        // Its first process is one already: 0 and 1 are the same, and not every reader takes 0.
+                        limit @ 0.. => self.write("pids.max", limit.max(1))?,
                         _ => self.write("pids.max", "max")?,
                     }
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
 use libcgroups::v2::manager::Manager;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxPids, LinuxResources};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::group::TreeRecord;
@@ -27,6 +27,14 @@ fn name(controller: &str) -> &str {
         "blkio" => "io",
         other => other,
     }
+}
+
+/// The first process is one already: a limit of 0 and one of 1 are the same, and to libcgroups 0 is none.
+fn at_least_one(mut pids: LinuxPids) -> LinuxPids {
+    if pids.limit() == 0 {
+        pids.set_limit(1);
+    }
+    pids
 }
 
 impl V2 {
@@ -94,7 +102,7 @@ impl Tree for V2 {
             match controller {
                 "memory" => drop(own.set_memory(*resources.memory())),
                 "cpu" | "cpuset" => drop(own.set_cpu(resources.cpu().clone())),
-                "pids" => drop(own.set_pids(*resources.pids())),
+                "pids" => drop(own.set_pids(resources.pids().map(at_least_one))),
                 "blkio" => drop(own.set_block_io(resources.block_io().clone())),
                 "hugetlb" => drop(own.set_hugepage_limits(resources.hugepage_limits().clone())),
                 _ => {}

@@ -98,6 +98,11 @@ impl Sets {
             if self.ambient & self.permitted & self.inheritable & (1 << number) != 0 {
                 let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_RAISE.into(), number.into()];
                 asm.call("prctl", libc::SYS_prctl, &args, format!("add {} to the ambient set", name(number)));
+            } else if self.ambient & (1 << number) != 0 {
+                tracing::warn!(
+                    "can't raise ambient capability {}: it is not both permitted and inheritable",
+                    name(number)
+                );
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
-use super::assemble::{Assembler, At};
+use super::assemble::{Assembler, At, Reg};
 use super::cgroup::Joined;
 use super::control::Shown;
 use super::mount::Given;
@@ -217,6 +217,9 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let program = Program::of(&mut asm, process)?;
     program.find(&mut asm);
     asm.phase(Phase::Gate);
+    // Others may join its namespaces while it waits, and could see what is open.
+    let kept: Vec<Reg> = streams.preserved().iter().copied().chain(start).collect();
+    asm.close_others(&kept);
     namespace::say_ready(&mut asm);
     let gate = match start {
         None => asm.len(),

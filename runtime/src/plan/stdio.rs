@@ -63,6 +63,11 @@ impl Streams {
         }
     }
 
+    /// The further descriptors, before they are in their places.
+    pub(super) fn preserved(&self) -> &[Reg] {
+        &self.preserved
+    }
+
     /// Puts the further descriptors in their places, from 3 on. The way to the host and those that are still to be
     /// placed move out of their way first. Returns the registers with the numbers that stay open, and the way to the host.
     pub(super) fn place_preserved(&self, asm: &mut Assembler) -> (Vec<Reg>, Arg) {

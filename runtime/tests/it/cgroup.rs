@@ -154,6 +154,30 @@ fn updates_change_what_they_name() {
 }
 
 #[test]
+fn groups_of_others_are_not_joined() {
+    let Some(bench) = limited() else { return };
+    let running = sleeping(&bench, |spec| spec);
+    let pids = running.cgroups().into_iter().find(|directory| directory.join("pids.max").exists());
+    let Some(taken) = pids else { return skipped("no controller pids") };
+    let mut other = spec(&["/bin/true"]).build().unwrap();
+    let name = std::path::Path::new("/").join(taken.iter().skip(5).collect::<PathBuf>());
+    other.linux_mut().as_mut().unwrap().set_cgroups_path(Some(name));
+    let error = bench.runtime.create(&fresh_id(), &other, bench.rootfs(), Io::null()).unwrap_err();
+    assert!(error.to_string().contains("cgroup is not empty"), "{error}");
+    // Nothing of the other one was harmed.
+    assert_eq!(running.status(), Status::Running);
+    running.delete().unwrap();
+}
+
+#[test]
+fn a_limit_of_no_process_is_one_of_one() {
+    let Some(bench) = limited() else { return };
+    let running = sleeping(&bench, |spec| spec.pids_limit(0));
+    assert_eq!(file(&running, "pids.max").unwrap(), "1");
+    running.delete().unwrap();
+}
+
+#[test]
 fn every_process_is_ended_and_nested_groups_go() {
     let Some(bench) = limited() else { return };
     let mut wanted = shell("sleep 1000 & sleep 1000 & wait").build().unwrap();
