@@ -23,6 +23,10 @@ use cooperage::{Engine, EngineOptions};
 
 use args::{Coop, Image, System, Verb};
 
+/// The heaps that glibc gives to threads ask the kernel for every few pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// The environment is read here and nowhere else.

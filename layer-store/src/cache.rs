@@ -8,7 +8,7 @@
 use image_core::{Algorithm, Digest, Digester, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{parse_record, record_bytes};
+use crate::disk::{Dir, parse_record, record_bytes};
 use crate::error::Result;
 use crate::layer::LayerKey;
 use crate::store::Store;
@@ -127,6 +127,25 @@ impl CacheRecord {
     }
 }
 
+/// What a [`CacheRecord`] says but for what the step depended on, which who asks for it has.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct CacheHit {
+    /// The layer.
+    pub layer: LayerKey,
+    /// The step as it is shown.
+    pub step: String,
+    /// When it was made, on this host.
+    #[serde(default)]
+    pub made: Option<Timestamp>,
+}
+
+/// What a slot has. The key comes first: whether it is the same is seen without reading the rest.
+#[derive(Deserialize)]
+struct Slot {
+    preimage: Preimage,
+}
+
 impl Store {
     /// All cache records with their keys.
     ///
@@ -160,22 +179,16 @@ impl Store {
 }
 
 impl Transaction {
-    /// What the step with this preimage made before.
+    /// What the step whose preimage has this key made before.
     ///
     /// # Errors
     /// [`Error::Damaged`](crate::Error::Damaged).
-    pub fn cached(&self, preimage: &Preimage) -> Result<Option<CacheRecord>> {
-        let name = preimage.key().hex();
-        let staged = self.staged_cache_record(&name)?;
-        let record: Option<CacheRecord> = match staged {
-            Some(bytes) => {
-                let path = self.store().places.cache.at(&name);
-                Some(parse_record(&bytes, &path)?)
-            }
-            None => self.store().places.cache.read_json(&name)?,
-        };
-        // A key is a digest of the preimage; the comparison guards against a damaged record.
-        Ok(record.filter(|record| record.preimage == *preimage))
+    pub fn cached(&self, key: &Digest) -> Result<Option<CacheHit>> {
+        let name = key.hex();
+        match self.staged_cache_record(&name)? {
+            Some(bytes) => parse_record(&bytes, &self.store().places.cache.at(&name)).map(Some),
+            None => self.store().places.cache.read_json(&name),
+        }
     }
 
     /// What the step in `slot` depended on when it last ran.
@@ -183,7 +196,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::Damaged`](crate::Error::Damaged).
     pub fn last_in_slot(&self, slot: &str) -> Result<Option<Preimage>> {
-        self.store().places.slots.read_json(&slot_file(slot))
+        read_slot(&self.store().places.slots, &slot_file(slot))
     }
 
     /// Records what a step made, and that it is the last in its slot.
@@ -191,26 +204,40 @@ impl Transaction {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub fn record_step(&self, slot: &str, record: &CacheRecord) -> Result<()> {
-        let name = record.preimage.key().hex();
-        let places = &self.store().places;
+        let key = record.preimage.key();
+        let (name, places) = (key.hex(), &self.store().places);
         self.stage_cache_record(&name, &record_bytes(record, &places.cache.at(&name))?)?;
-        self.touch_slot(slot, &record.preimage)
+        self.touch_slot(slot, &key, &record.preimage)
     }
 
-    /// Records that the step with this preimage is the last in its slot.
+    /// Records that the step with this preimage, whose key is `key`, is the last in its slot.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
-    pub fn touch_slot(&self, slot: &str, preimage: &Preimage) -> Result<()> {
-        let name = slot_file(slot);
+    pub fn touch_slot(&self, slot: &str, key: &Digest, preimage: &Preimage) -> Result<()> {
+        #[derive(Serialize)]
+        struct Filled<'a> {
+            key: String,
+            preimage: &'a Preimage,
+        }
+        let (name, key) = (slot_file(slot), key.hex());
         let slots = &self.store().places.slots;
-        let bytes = record_bytes(preimage, &slots.at(&name))?;
         // A build that changes nothing writes nothing.
-        if slots.read(&name)?.is_some_and(|known| known == bytes) {
+        let begin = format!("{{\"key\":\"{key}\",");
+        if slots.begins_with(&name, begin.as_bytes())? {
             return Ok(());
         }
-        self.stage_slot(&name, &bytes)
+        self.stage_slot(&name, &record_bytes(&Filled { key, preimage }, &slots.at(&name))?)
     }
+}
+
+/// What the step of this slot depended on. Stores of before the key came first have the preimage alone.
+pub(crate) fn read_slot(slots: &Dir, name: &str) -> Result<Option<Preimage>> {
+    let Some(bytes) = slots.read(name)? else { return Ok(None) };
+    if bytes.first() == Some(&b'{') {
+        return parse_record::<Slot>(&bytes, &slots.at(name)).map(|slot| Some(slot.preimage));
+    }
+    parse_record(&bytes, &slots.at(name)).map(Some)
 }
 
 fn slot_file(slot: &str) -> String {

@@ -12,7 +12,7 @@ use image_core::{Digest, Digester, ImageId};
 use rustix::fs::FlockOperation;
 
 use crate::blob::{Encoding, file_name};
-use crate::cache::{CacheRecord, Preimage};
+use crate::cache::{CacheRecord, read_slot};
 use crate::container::ContainerRecord;
 use crate::disk::{Dir, json};
 use crate::error::{Error, Result};
@@ -391,7 +391,7 @@ impl Store {
             check(&places.history, "history", &name, sound);
         }
         for name in places.slots.names()? {
-            let read = places.slots.read_json::<Preimage>(&name);
+            let read = read_slot(&places.slots, &name);
             check(&places.slots, "cache/slots", &name, read.map(|found| found.is_some()));
         }
         Ok(())

@@ -245,6 +245,18 @@ impl Dir {
         parse_record(&bytes, &self.at(name)).map(Some)
     }
 
+    /// The file `name` is there and begins with `bytes`.
+    pub(crate) fn begins_with(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = self.open(name)? else { return Ok(false) };
+        let mut found = vec![0; bytes.len()];
+        match file.read_exact_at(&mut found, 0) {
+            Ok(()) => Ok(found == bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(source) => Err(Error::Io { action: "read", path: self.at(name), source }),
+        }
+    }
+
     /// As [`Self::read_json`], for a file without a sum that others may read.
     pub(crate) fn read_plain_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };

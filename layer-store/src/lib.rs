@@ -93,7 +93,7 @@ pub use archive::{Loaded, load, load_allowing, load_layout, load_layout_for, sav
 pub use arrival::{Arrivals, Arriving};
 pub use blob::{Encoding, StoredBlob};
 pub use budget::Budget;
-pub use cache::{CacheRecord, Component, Difference, Preimage};
+pub use cache::{CacheHit, CacheRecord, Component, Difference, Preimage};
 pub use cache_mount::{CacheMount, CacheMountRecord, Sharing};
 pub use check::{Checked, Damage, Finding, Object};
 pub use compose::Composer;

@@ -5,10 +5,14 @@
 //! resolution of time would not move the ctime. Nobody can set a ctime back, so a file that was replaced by one of the
 //! same size and mtime is always read again.
 //!
-//! One file for each context directory, rewritten by rename when something new was read:
+//! One file for each context directory, rewritten by rename when something new was read. Numbers are little-endian:
 //!
 //! ```text
-//!  <state>/contexts/<sha256 of the path>      {"version":1,"files":{"<dev>:<inode>":[size,[mtime,ns],[ctime,ns],"sha256:…"]}}
+//!  <state>/contexts/<sha256 of the path>
+//!
+//!   8  "coopctx2"
+//!   …  device 8 │ inode 8 │ size 8 │ mtime 8, ns 4 │ ctime 8, ns 4 │ sha256 32       for each file
+//!  32  sha256 of all that is before it
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,11 +20,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use image_core::Digest;
+use image_core::{Algorithm, Digest};
 use rustix::fs::Statx;
-use serde::{Deserialize, Serialize};
 
-const VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"coopctx2";
+/// Bytes of one file, and of a digest.
+const RECORD: usize = 80;
+const SUM: usize = 32;
 /// How long a file must have been left alone when it is read. Far above the resolution of any file system's times.
 const SETTLED: Duration = Duration::from_secs(2);
 /// The largest file of digests that is read, in bytes.
@@ -66,26 +72,55 @@ impl Stat {
     }
 }
 
-/// `[size, mtime, ctime, digest]`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// Size, mtime, ctime, and the digest.
+#[derive(Clone, Copy, Debug)]
 struct Known(u64, Time, Time, Digest);
 
 /// Device and inode.
 type Identity = (u64, u64);
 
-fn name((device, inode): Identity) -> String {
-    format!("{device:x}:{inode:x}")
+/// The next `N` bytes of `bytes`.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (found, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*found)
 }
 
-fn identity(name: &str) -> Option<Identity> {
-    let (device, inode) = name.split_once(':')?;
-    Some((u64::from_str_radix(device, 16).ok()?, u64::from_str_radix(inode, 16).ok()?))
+fn time(bytes: &mut &[u8]) -> Option<Time> {
+    Some((i64::from_le_bytes(take(bytes)?), u32::from_le_bytes(take(bytes)?)))
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct File {
-    version: u32,
-    files: BTreeMap<String, Known>,
+fn record(mut bytes: &[u8]) -> Option<(Identity, Known)> {
+    let mut number = || take(&mut bytes).map(u64::from_le_bytes);
+    let (identity, size) = ((number()?, number()?), number()?);
+    let (mtime, ctime) = (time(&mut bytes)?, time(&mut bytes)?);
+    Some((identity, Known(size, mtime, ctime, Digest::from_bytes(Algorithm::Sha256, bytes)?)))
+}
+
+fn decode(bytes: &[u8]) -> Option<HashMap<Identity, (Known, bool)>> {
+    let (known, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM)?)?;
+    let records = known.strip_prefix(MAGIC)?;
+    if Digest::sha256(known).as_bytes() != sum {
+        return None;
+    }
+    records.chunks(RECORD).map(|bytes| record(bytes).map(|(name, known)| (name, (known, false)))).collect()
+}
+
+fn encode(files: BTreeMap<Identity, Known>) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for ((device, inode), Known(size, mtime, ctime, digest)) in files {
+        for number in [device, inode, size] {
+            bytes.extend(number.to_le_bytes());
+        }
+        for (seconds, nanoseconds) in [mtime, ctime] {
+            bytes.extend(seconds.to_le_bytes());
+            bytes.extend(nanoseconds.to_le_bytes());
+        }
+        bytes.extend(digest.as_bytes());
+    }
+    let sum = Digest::sha256(&bytes);
+    bytes.extend(sum.as_bytes());
+    bytes
 }
 
 /// The digests that are known for one context.
@@ -108,11 +143,8 @@ impl Hashes {
         let absolute = std::path::absolute(context).unwrap_or_else(|_| context.to_owned());
         let name = Digest::sha256(absolute.as_os_str().as_encoded_bytes()).hex();
         let path = state.join("contexts").join(name);
-        let known =
-            super::read(&path, LIMIT).ok().and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
-        let before = known.filter(|file| file.version == VERSION).map(|file| file.files).unwrap_or_default();
-        let files = before.into_iter().filter_map(|(name, known)| Some((identity(&name)?, (known, false))));
-        Self { path, state: Mutex::new(State { files: files.collect(), fresh: false }) }
+        let files = super::read(&path, LIMIT).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
+        Self { path, state: Mutex::new(State { files, fresh: false }) }
     }
 
     /// The digest of the file that looked like `stat`, if it is known.
@@ -144,14 +176,13 @@ impl Hashes {
             return;
         }
         let used = state.files.iter().filter(|(_, (_, used))| *used);
-        let files = used.map(|(identity, (known, _))| (name(*identity), *known)).collect();
-        let file = File { version: VERSION, files };
+        let bytes = encode(used.map(|(identity, (known, _))| (*identity, *known)).collect());
         drop(state);
         let write = || -> std::io::Result<()> {
             let directory = self.path.parent().unwrap_or(&self.path);
             std::fs::create_dir_all(directory)?;
             let temporary = directory.join(format!(".{}", std::process::id()));
-            std::fs::write(&temporary, serde_json::to_vec(&file)?)?;
+            std::fs::write(&temporary, bytes)?;
             std::fs::rename(&temporary, &self.path)
         };
         if let Err(error) = write() {
@@ -180,6 +211,14 @@ mod tests {
         hashes.save();
         let again = Hashes::load(dir.path(), Path::new("/nowhere"));
         assert_eq!(again.find(stat(5)), Some(digest));
+        // One byte that is wrong, or is not there, and nothing is believed.
+        let bytes = std::fs::read(&again.path).unwrap();
+        assert_eq!(bytes.len(), 8 + RECORD + SUM);
+        for at in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 1;
+            assert!(decode(&wrong).is_none() && decode(&bytes[..at]).is_none(), "byte {at}");
+        }
     }
 
     #[test]

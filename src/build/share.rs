@@ -26,7 +26,7 @@ use bytes::Bytes;
 use image_core::{
     BlobSource, Compression, Descriptor, DiffId, Digest, Document, Manifest, MediaType, Reference,
 };
-use layer_store::{CacheRecord, Layer, View};
+use layer_store::{Layer, View};
 use registry_client::PushOptions;
 use serde::{Deserialize, Serialize};
 
@@ -105,17 +105,16 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |source| Error::Io { path: path.to_owned(), source }
 }
 
-/// What was done in this build, for exporting: key, record, layer.
+/// What was done in this build, for exporting: key, the step as it is shown, layer.
 #[derive(Debug, Default)]
-pub(super) struct Done(Mutex<BTreeMap<String, (CacheRecord, Layer)>>);
+pub(super) struct Done(Mutex<BTreeMap<String, (String, Layer)>>);
 
 impl Done {
-    pub(super) fn add(&self, record: CacheRecord, layer: Layer) {
-        let key = record.preimage.key().to_string();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (record, layer));
+    pub(super) fn add(&self, key: &Digest, step: String, layer: Layer) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_string(), (step, layer));
     }
 
-    fn take(&self) -> BTreeMap<String, (CacheRecord, Layer)> {
+    fn take(&self) -> BTreeMap<String, (String, Layer)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -266,13 +265,13 @@ pub(super) fn inline(solver: &Solver, layers: &[Layer]) -> Result<serde_json::Va
     let mut config = Config::default();
     let mut ours = Ours { version: 1, steps: BTreeMap::new() };
     config.layers.extend(layers.iter().map(|_| CacheLayer { parent: -1, ..CacheLayer::default() }));
-    for (key, (record, layer)) in done.iter() {
+    for (key, (step, layer)) in done.iter() {
         let Some(place) = layers.iter().position(|known| known.diff_id() == layer.diff_id()) else {
             continue;
         };
         let created = "1970-01-01T00:00:00Z".to_owned();
         config.records.push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
-        ours.steps.insert(key.clone(), record.step.clone());
+        ours.steps.insert(key.clone(), step.clone());
     }
     config.cooperage = Some(ours);
     let bytes = serde_json::to_vec(&config).map_err(|error| Error::Io {
@@ -308,7 +307,7 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
     let (config, blobs) = blocking(move || {
         let (mut config, mut blobs) = (Config::default(), Vec::<Descriptor>::new());
         let mut ours = Ours { version: 1, steps: BTreeMap::new() };
-        for (key, (record, layer)) in done {
+        for (key, (step, layer)) in done {
             let mut blob = work.encoded(&layer)?;
             blob.media_type = match blob.media_type.to_oci() {
                 MediaType::OciLayer(compression) => MediaType::OciLayer(compression),
@@ -335,7 +334,7 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
             config
                 .records
                 .push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
-            ours.steps.insert(key, record.step);
+            ours.steps.insert(key, step);
         }
         config.cooperage = Some(ours);
         work.commit()?;

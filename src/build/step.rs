@@ -26,20 +26,21 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
             _ => false,
         };
     // The same step of another build in this process is waited for, not done twice.
-    let alone = build.engine.alone(preimage.key());
+    let key = preimage.key();
+    let alone = build.engine.alone(key);
     let _alone = alone.lock().await;
     if !ignore_cache
-        && let Some(record) = work.cached(&preimage)?
-        && let Some(layer) = work.layer(&record.layer)?
+        && let Some(hit) = work.cached(&key)?
+        && let Some(layer) = work.layer(&hit.layer)?
     {
-        work.touch_slot(&slot, &preimage)?;
-        solver.done.add(record, layer.clone());
+        work.touch_slot(&slot, &key, &preimage)?;
+        solver.done.add(&key, hit.step, layer.clone());
         layers.push(layer);
         return Ok(Outcome { made: Made::Layers(layers), cached: true, cause: None });
     }
-    if !ignore_cache && let Some(layer) = solver.imported.fetch(solver, &preimage.key(), &layers).await? {
+    if !ignore_cache && let Some(layer) = solver.imported.fetch(solver, &key, &layers).await? {
         let record = key::record(solver, step, preimage, &layer);
-        solver.done.add(record.clone(), layer.clone());
+        solver.done.add(&key, record.step.clone(), layer.clone());
         layers.push(layer);
         let work = work.clone();
         blocking(move || Ok(work.record_step(&slot, &record)?)).await?;
@@ -49,7 +50,7 @@ pub(super) async fn layer(solver: &Arc<Solver>, number: usize, step: &Step) -> R
         if ignore_cache { Cause::NoCache } else { key::explain(&solver.plan, step, work, &slot, &preimage)? };
     let layer = make(solver, number, step, &layers, time).await?;
     let record = key::record(solver, step, preimage, &layer);
-    solver.done.add(record.clone(), layer.clone());
+    solver.done.add(&key, record.step.clone(), layer.clone());
     let work = work.clone();
     layers.push(layer);
     blocking(move || Ok(work.record_step(&slot, &record)?)).await?;
