@@ -122,6 +122,8 @@ pub struct Build {
     keep_failed: bool,
     cache_from: Vec<CacheLocation>,
     cache_to: Vec<CacheLocation>,
+    /// The largest cache mount that goes with them, compressed; none go without.
+    mounts_limit: Option<u64>,
     lock: Option<Arc<Lock>>,
     policy: Option<Arc<dyn SourcePolicy>>,
     insecure: bool,
@@ -232,6 +234,7 @@ impl Engine {
             keep_failed: false,
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            mounts_limit: None,
             lock: None,
             policy: None,
             insecure: false,

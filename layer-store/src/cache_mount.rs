@@ -7,23 +7,30 @@
 //!
 //! Who uses one holds a lock (flock), which dies with its process. Nothing removes one that is held.
 
+use std::io::{BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use image_core::{Digest, Timestamp};
+use image_core::{Algorithm, Descriptor, DiffId, Digest, Digester, Timestamp};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::compress::GzipWriter;
 use crate::disk::{Dir, unique};
+use crate::encode::Encoder;
 use crate::error::{Error, Result};
+use crate::pack::pack;
 use crate::store::Store;
+use crate::transaction::Transaction;
+use crate::view::View;
 
 const RECORD: &str = "record.json";
 const LOCK: &str = "lock";
 const DATA: &str = "data";
 /// How many private directories one cache may have.
 const PRIVATE: usize = 64;
+const BUFFER: usize = 256 << 10;
 
 /// Who may use a cache mount at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +89,43 @@ impl CacheMount {
     }
 }
 
+impl Transaction {
+    /// What is in a cache mount, as a layer that leaves the store: its blob, and the digest of its tar stream.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Stream`]; also when somebody changes a file while it is read.
+    pub fn pack_cache_mount(&self, mount: &CacheMount) -> Result<(Descriptor, DiffId)> {
+        let authority = self.store().authority();
+        let (entries, _) = crate::snapshot::read_tree(&mount.data, &View::default(), authority)?;
+        let fail = |source| Error::Stream { format: "gzip", source };
+        let ingest = BufWriter::with_capacity(BUFFER, self.ingest_unknown(Encoder::Gzip.media_type())?);
+        let mut out =
+            Summed { inner: GzipWriter::new(ingest).map_err(fail)?, sum: Digester::new(Algorithm::Sha256) };
+        pack(&entries, mount.data.as_fd(), authority, &mut out, false).map_err(fail)?;
+        let ingest = out.inner.finish().map_err(fail)?;
+        let ingest = ingest.into_inner().map_err(|error| fail(error.into_error()))?;
+        Ok((ingest.finish()?, DiffId::new(out.sum.finish())))
+    }
+}
+
+/// Sums what passes through.
+struct Summed<W> {
+    inner: W,
+    sum: Digester,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(data)?;
+        self.sum.update(data.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 impl Store {
     /// The cache mount `id`, made when it is not there. `None`: it is `Locked` and somebody has it; try again later,
     /// so that a caller can be cancelled while it waits.
@@ -114,6 +158,24 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// The cache mount `id` as it is, for reading beside others. `None`: somebody has it alone.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none, or nobody has used it yet.
+    pub fn try_open_cache_mount(&self, id: &str) -> Result<Option<CacheMount>> {
+        let missing = |_| Error::NotFound { kind: "cache mount", name: id.to_owned() };
+        let name = format!("{}/0", Digest::sha256(id.as_bytes()).hex());
+        let place = self.places.mounts.dir(&name).map_err(missing)?;
+        match place.lock(LOCK, FlockOperation::NonBlockingLockShared) {
+            Ok(lock) => {
+                let data = place.dir(DATA).map_err(missing)?;
+                Ok(Some(CacheMount { data, fresh: false, _lock: lock }))
+            }
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Error::io("lock", place.at(LOCK))(errno)),
+        }
     }
 
     /// All cache mounts with the bytes that each takes on disk.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dockerfile::plan::{CacheOwner, Exec, MountKind, Sharing};
-use layer_store::{CacheMount, Store};
+use layer_store::{CacheMount, Layer, Store};
 
 use super::owner::{Looks, give, now, opened};
 use super::solve::Solver;
@@ -16,9 +16,9 @@ use crate::task::blocking;
 /// How often a cache that somebody holds is asked for.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// The caches of one RUN, by id. Dropped, others may use them.
+/// The caches of one RUN, by id, and what new ones begin with where a shared cache has it. Dropped, others may use them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Caches(BTreeMap<String, Arc<CacheMount>>);
+pub(super) struct Caches(BTreeMap<String, Arc<CacheMount>>, BTreeMap<String, Layer>);
 
 impl Caches {
     /// Takes all caches that `exec` mounts, in the order of their ids, so that two builds never wait for one another.
@@ -36,7 +36,7 @@ impl Caches {
                 }
             }
         }
-        let mut caches = BTreeMap::new();
+        let (mut caches, mut seeds) = (BTreeMap::new(), BTreeMap::new());
         for (id, sharing) in wanted {
             let sharing = match sharing {
                 Sharing::Shared => layer_store::Sharing::Shared,
@@ -51,14 +51,35 @@ impl Caches {
                 }
                 tokio::time::sleep(AGAIN).await;
             };
+            if cache.is_new()
+                && let Some(layer) = solver.imported.mount(solver, id).await
+            {
+                seeds.insert(id.to_owned(), layer);
+            }
             caches.insert(id.to_owned(), Arc::new(cache));
         }
-        Ok(Self(caches))
+        Ok(Self(caches, seeds))
+    }
+
+    /// What the cache `id` begins with, if a shared cache has it.
+    pub(super) fn seed(&self, id: &str) -> Option<&Layer> {
+        self.1.get(id)
     }
 
     /// The cache `id`, which is one of them.
     pub(super) fn get(&self, id: &str) -> Result<&Arc<CacheMount>> {
         self.0.get(id).ok_or_else(|| Error::unsupported("a cache that was not taken"))
+    }
+}
+
+/// The cache `id` as earlier RUNs left it, when nobody has it alone.
+pub(super) async fn existing(solver: &Solver, id: &str) -> Result<CacheMount> {
+    loop {
+        let (store, id) = (solver.build.engine.store().clone(), id.to_owned());
+        if let Some(cache) = blocking(move || Ok(store.try_open_cache_mount(&id)?)).await? {
+            return Ok(cache);
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

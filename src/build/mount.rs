@@ -9,6 +9,7 @@
 //!
 //! Nothing of it is mounted on the host, and mount points come from a layer of their own: none is left in the result.
 
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -112,9 +113,14 @@ fn one(solver: &Arc<Solver>, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
         MountKind::Cache { id, from, source, owner, .. } => {
             let cache = mounts.held.caches.get(id)?.clone();
             let mut inside = source.as_str();
+            let seed = mounts.held.caches.seed(id);
+            if let Some(layer) = seed {
+                let tree = Tree::of_view(&View::of(std::slice::from_ref(layer)));
+                materialise(&tree, b"", &cache.path(), &solver.work)?;
+            }
             if *from != Input::Empty {
                 // The source is a path in what the cache begins with, and the cache holds what is there.
-                if cache.is_new() {
+                if cache.is_new() && seed.is_none() {
                     let tree = solver.trees.get(*from)?;
                     materialise(&tree, &find(&tree, source)?, &cache.path(), &solver.work)?;
                 }
@@ -310,6 +316,8 @@ fn materialise(tree: &Tree, from: &[u8], to: &Path, work: &Transaction) -> Resul
     };
     nodes.insert(0, (Vec::new(), root));
     let mut stamps = Vec::new();
+    // Where the first name of each file of several names is.
+    let mut names: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
     for (relative, node) in &nodes {
         let path =
             if relative.is_empty() { to.to_owned() } else { to.join(std::ffi::OsStr::from_bytes(relative)) };
@@ -321,6 +329,11 @@ fn materialise(tree: &Tree, from: &[u8], to: &Path, work: &Transaction) -> Resul
                 _ => {}
             },
             NodeKind::File(content) => {
+                if let Some(first) = node.link.and_then(|link| names.get(&link)) {
+                    std::fs::hard_link(first, &path).map_err(io(&path))?;
+                    continue;
+                }
+                names.extend(node.link.map(|link| (link, path.clone())));
                 let options =
                     std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
                 let mut file = options.map_err(io(&path))?;

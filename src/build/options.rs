@@ -196,6 +196,14 @@ impl Build {
         self
     }
 
+    /// Shares what cache mounts hold (`RUN --mount=type=cache`) through the caches of this build, too: it is written to those
+    /// of [`Self::cache_to`], and a mount that is new here begins with what one of [`Self::cache_from`] has of its id.
+    /// Mounts of more than `limit` bytes, compressed, are left out. What is in them is believed, as all of a cache.
+    pub fn share_cache_mounts(mut self, limit: u64) -> Self {
+        self.mounts_limit = Some(limit);
+        self
+    }
+
     /// Writes into the image's config which steps its layers are, so that the image itself is a cache: see
     /// [`CacheLocation::Registry`]. It changes the image's ID. `BUILDKIT_INLINE_CACHE=1` as build argument asks for it, too.
     pub fn inline_cache(mut self, yes: bool) -> Self {

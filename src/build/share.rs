@@ -9,6 +9,9 @@
 //!              "cooperage":{"version":1,"steps":{"<key>":"[build 2/5] RUN make"}}}
 //! ```
 //!
+//! What cache mounts hold goes with it when it is asked for: a layer a mount, by id in `"mounts":{"<id>":<layer>}` of
+//! `cooperage`. A mount that is new somewhere else begins with it.
+//!
 //! In an image it is the config alone, base64 in the field `moby.buildkit.cache.v0` of the image's config, with places in
 //! the image's own layers: so it has the steps whose layers are in the image, and costs nothing to keep.
 //!
@@ -16,13 +19,14 @@
 //! reads the document without an error and finds none of its keys in it; we read BuildKit's the same way. What is
 //! imported is believed, as in BuildKit: import only from who may write your images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use dockerfile::plan::{MountKind, Op};
 use image_core::{
     BlobSource, Compression, Descriptor, DiffId, Digest, Document, Manifest, MediaType, Reference,
 };
@@ -30,9 +34,11 @@ use layer_store::{Layer, View};
 use registry_client::PushOptions;
 use serde::{Deserialize, Serialize};
 
+use super::cache_mount;
 use super::layout::{self, blob_path};
 use super::solve::Solver;
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::task::blocking;
 
 const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
@@ -99,6 +105,9 @@ struct Ours {
     version: u32,
     /// A step as it is shown, by key.
     steps: BTreeMap<String, String>,
+    /// The place of the layer that a cache mount is, by id.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mounts: BTreeMap<String, usize>,
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
@@ -127,15 +136,20 @@ struct Offer {
     location: CacheLocation,
 }
 
-/// What the imported caches have, by key.
+/// What the imported caches have.
 #[derive(Debug, Default)]
-pub(super) struct Imported(BTreeMap<String, Offer>);
+pub(super) struct Imported {
+    /// Layers of steps, by key.
+    steps: BTreeMap<String, Offer>,
+    /// Content of cache mounts, by id.
+    mounts: BTreeMap<String, Offer>,
+}
 
 impl Imported {
     /// Reads the documents of `locations`; the first that has a key wins. One that is not there yet is no error: the
     /// first build of a fleet finds none.
     pub(super) async fn read(solver: &super::Build) -> Result<Self> {
-        let mut offers = BTreeMap::new();
+        let mut imported = Self::default();
         for location in &solver.cache_from {
             let found = match location {
                 CacheLocation::Registry(name) => registry_config(solver, name).await,
@@ -149,19 +163,33 @@ impl Imported {
             };
             for record in config.records {
                 let layer = record.layers.first().and_then(|place| config.layers.get(place.layer));
-                let Some(layer) = layer.filter(|layer| layer.parent < 0) else { continue };
-                let (Ok(digest), Ok(diff_id)) =
-                    (layer.blob.parse::<Digest>(), layer.annotations.diff_id.parse::<Digest>())
-                else {
-                    continue;
-                };
-                let media_type = MediaType::parse(&layer.annotations.media_type);
-                let blob = Descriptor::new(media_type, digest, layer.annotations.size);
-                let offer = Offer { blob, diff_id: DiffId::new(diff_id), location: location.clone() };
-                offers.entry(record.digest).or_insert(offer);
+                let Some(offer) = layer.and_then(|layer| offer(layer, location)) else { continue };
+                imported.steps.entry(record.digest).or_insert(offer);
+            }
+            let mounts = config.cooperage.map(|ours| ours.mounts).unwrap_or_default();
+            for (id, place) in mounts {
+                let Some(limit) = solver.mounts_limit else { break };
+                let found = config.layers.get(place).and_then(|layer| offer(layer, location));
+                if let Some(offer) = found.filter(|offer| offer.blob.size <= limit) {
+                    imported.mounts.entry(id).or_insert(offer);
+                }
             }
         }
-        Ok(Self(offers))
+        Ok(imported)
+    }
+
+    /// What the cache mount `id` begins with, as a layer of its own; nothing when no cache has it, or it cannot be had:
+    /// a mount may always begin empty.
+    pub(super) async fn mount(&self, solver: &Solver, id: &str) -> Option<Layer> {
+        let offer = self.mounts.get(id)?.clone();
+        match layer(solver, offer, &[]).await {
+            Ok(layer) => Some(layer),
+            Err(error) => {
+                let text = format!("the cache mount {id} begins empty: {error}");
+                (solver.build.events)(&Event::Warning { text });
+                None
+            }
+        }
     }
 
     /// The layer of the step with this key, fetched and unpacked over `below`.
@@ -171,37 +199,56 @@ impl Imported {
         key: &Digest,
         below: &[Layer],
     ) -> Result<Option<Layer>> {
-        let Some(offer) = self.0.get(&key.to_string()).cloned() else { return Ok(None) };
-        let view = View::of(below);
-        if let Some(layer) = solver.work.find(&offer.diff_id, &view)? {
-            return Ok(Some(layer));
+        match self.steps.get(&key.to_string()).cloned() {
+            Some(offer) => layer(solver, offer, below).await.map(Some),
+            None => Ok(None),
         }
-        let _room;
-        if !solver.work.has_blob(&offer.blob)? {
-            let (governor, store) = (solver.build.engine.governor(), solver.work.store().path());
-            _room = governor.room("a layer of the shared cache", store, offer.blob.size).await?;
-            let ingest = solver.work.ingest(&offer.blob)?;
-            let ingest = match &offer.location {
-                CacheLocation::Registry(name) => {
-                    solver.build.engine.client().blob_into(name, &offer.blob, ingest).await?
-                }
-                CacheLocation::Directory(path) => {
-                    let file = blob_path(path, &offer.blob.digest);
-                    blocking(move || {
-                        let mut ingest = ingest;
-                        let mut source = std::fs::File::open(&file).map_err(io(&file))?;
-                        std::io::copy(&mut source, &mut ingest).map_err(io(&file))?;
-                        Ok(ingest)
-                    })
-                    .await?
-                }
-            };
-            blocking(move || Ok(ingest.finish()?)).await?;
-        }
-        let work = solver.work.clone();
-        let unpacked = blocking(move || Ok(work.unpack(&offer.blob, &offer.diff_id, &view)?)).await?;
-        Ok(Some(unpacked.layer))
     }
+}
+
+/// What a cache's document says of a layer, if that stands alone.
+fn offer(layer: &CacheLayer, location: &CacheLocation) -> Option<Offer> {
+    if layer.parent >= 0 {
+        return None;
+    }
+    let (digest, diff_id) =
+        (layer.blob.parse::<Digest>().ok()?, layer.annotations.diff_id.parse::<Digest>().ok()?);
+    let media_type = MediaType::parse(&layer.annotations.media_type);
+    let blob = Descriptor::new(media_type, digest, layer.annotations.size);
+    Some(Offer { blob, diff_id: DiffId::new(diff_id), location: location.clone() })
+}
+
+/// The layer, fetched and unpacked over `below`.
+async fn layer(solver: &Solver, offer: Offer, below: &[Layer]) -> Result<Layer> {
+    let view = View::of(below);
+    if let Some(layer) = solver.work.find(&offer.diff_id, &view)? {
+        return Ok(layer);
+    }
+    let _room;
+    if !solver.work.has_blob(&offer.blob)? {
+        let (governor, store) = (solver.build.engine.governor(), solver.work.store().path());
+        _room = governor.room("a layer of the shared cache", store, offer.blob.size).await?;
+        let ingest = solver.work.ingest(&offer.blob)?;
+        let ingest = match &offer.location {
+            CacheLocation::Registry(name) => {
+                solver.build.engine.client().blob_into(name, &offer.blob, ingest).await?
+            }
+            CacheLocation::Directory(path) => {
+                let file = blob_path(path, &offer.blob.digest);
+                blocking(move || {
+                    let mut ingest = ingest;
+                    let mut source = std::fs::File::open(&file).map_err(io(&file))?;
+                    std::io::copy(&mut source, &mut ingest).map_err(io(&file))?;
+                    Ok(ingest)
+                })
+                .await?
+            }
+        };
+        blocking(move || Ok(ingest.finish()?)).await?;
+    }
+    let work = solver.work.clone();
+    let unpacked = blocking(move || Ok(work.unpack(&offer.blob, &offer.diff_id, &view)?)).await?;
+    Ok(unpacked.layer)
 }
 
 async fn registry_config(build: &super::Build, name: &Reference) -> Result<Config> {
@@ -263,7 +310,7 @@ pub(super) const INLINE: &str = "moby.buildkit.cache.v0";
 pub(super) fn inline(solver: &Solver, layers: &[Layer]) -> Result<serde_json::Value> {
     let done = solver.done.0.lock().unwrap_or_else(PoisonError::into_inner);
     let mut config = Config::default();
-    let mut ours = Ours { version: 1, steps: BTreeMap::new() };
+    let mut ours = Ours { version: 1, ..Ours::default() };
     config.layers.extend(layers.iter().map(|_| CacheLayer { parent: -1, ..CacheLayer::default() }));
     for (key, (step, layer)) in done.iter() {
         let Some(place) = layers.iter().position(|known| known.diff_id() == layer.diff_id()) else {
@@ -303,38 +350,43 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
     if solver.build.cache_to.is_empty() {
         return Ok(());
     }
+    let mounts = mounts(solver).await?;
     let work = solver.work.clone();
     let (config, blobs) = blocking(move || {
         let (mut config, mut blobs) = (Config::default(), Vec::<Descriptor>::new());
-        let mut ours = Ours { version: 1, steps: BTreeMap::new() };
+        let mut ours = Ours { version: 1, ..Ours::default() };
+        let mut place = |config: &mut Config, blob: Descriptor, diff_id: &DiffId| {
+            if let Some(place) = blobs.iter().position(|known| known.digest == blob.digest) {
+                return place;
+            }
+            config.layers.push(CacheLayer {
+                blob: blob.digest.to_string(),
+                parent: -1,
+                annotations: Annotations {
+                    media_type: blob.media_type.to_string(),
+                    diff_id: diff_id.to_string(),
+                    size: blob.size,
+                },
+            });
+            blobs.push(blob);
+            blobs.len() - 1
+        };
         for (key, (step, layer)) in done {
             let mut blob = work.encoded(&layer)?;
             blob.media_type = match blob.media_type.to_oci() {
                 MediaType::OciLayer(compression) => MediaType::OciLayer(compression),
                 _ => MediaType::OciLayer(Compression::Gzip),
             };
-            let place = match blobs.iter().position(|known| known.digest == blob.digest) {
-                Some(place) => place,
-                None => {
-                    config.layers.push(CacheLayer {
-                        blob: blob.digest.to_string(),
-                        parent: -1,
-                        annotations: Annotations {
-                            media_type: blob.media_type.to_string(),
-                            diff_id: layer.diff_id().to_string(),
-                            size: blob.size,
-                        },
-                    });
-                    blobs.push(blob);
-                    blobs.len() - 1
-                }
-            };
+            let place = place(&mut config, blob, &layer.diff_id());
             // When it was made is an accident of this host, and would make equal caches unequal.
             let created = "1970-01-01T00:00:00Z".to_owned();
             config
                 .records
                 .push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
             ours.steps.insert(key, step);
+        }
+        for (id, blob, diff_id) in mounts {
+            ours.mounts.insert(id, place(&mut config, blob, &diff_id));
         }
         config.cooperage = Some(ours);
         work.commit()?;
@@ -364,6 +416,41 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the cache mounts of the build's RUNs hold, packed, as far as it was asked for.
+async fn mounts(solver: &Solver) -> Result<Vec<(String, Descriptor, DiffId)>> {
+    let Some(limit) = solver.build.mounts_limit else { return Ok(Vec::new()) };
+    let mut ids = BTreeSet::new();
+    for step in &solver.plan.steps {
+        let Op::Exec(exec) = &step.op else { continue };
+        ids.extend(exec.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Cache { id, .. } => Some(id.clone()),
+            _ => None,
+        }));
+    }
+    let mut packed = Vec::new();
+    for id in ids {
+        let mount = match cache_mount::existing(solver, &id).await {
+            Ok(mount) => mount,
+            // Its RUN was in the cache, and is not done here.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error),
+        };
+        let work = solver.work.clone();
+        // What does not come to a layer is left out: a cache may always be missing.
+        let left_out = match blocking(move || Ok(work.pack_cache_mount(&mount)?)).await {
+            Ok((blob, diff_id)) if blob.size <= limit => {
+                packed.push((id, blob, diff_id));
+                continue;
+            }
+            Ok((blob, _)) => format!("{} bytes are more than {limit}", blob.size),
+            Err(error) => error.to_string(),
+        };
+        let text = format!("the cache mount {id} is not exported: {left_out}");
+        (solver.build.events)(&Event::Warning { text });
+    }
+    Ok(packed)
 }
 
 async fn push(

@@ -168,3 +168,79 @@ async fn an_image_is_a_cache_of_its_own_layers() {
     assert_eq!(again.image.id(), built.image.id());
     registry.shutdown().await;
 }
+
+/// The files of an image's `/out`, as text.
+fn out(engine: &cooperage::Engine, image: &cooperage::Image) -> String {
+    let view = engine.view(image).unwrap();
+    let (_, layer) = view.find(b"out").unwrap();
+    let mut text = String::new();
+    let mut file = layer.open_file(engine.store().authority(), b"out").unwrap();
+    std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_mounts_go_with_a_shared_cache_when_asked_for() {
+    const LIMIT: u64 = 1 << 20;
+    let registry = Registry::in_memory().listen("127.0.0.1:0").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let locations = [
+        CacheLocation::Registry(format!("{}/org/mounts:main", registry.addr()).parse().unwrap()),
+        CacheLocation::Directory(directory.path().join("mounts")),
+    ];
+    let text = format!(
+        "FROM {NAME}\nARG R\nRUN --mount=type=cache,target=/c,id=tools,uid=5,mode=0750 --mount=type=cache,target=/other \
+         mkdir -p /c/d && ls -A /c > /out && cat /c/d/log >> /out; stat -c '%u %a' /c >> /out; readlink /c/l >> /out; \
+         stat -c %h /c/d/log >> /out; echo $R >> /c/d/log; ln -sf d/log /c/l; ln -f /c/d/log /c/same; true\n"
+    );
+    for location in locations {
+        let build = |engine: &cooperage::Engine, round: &str| {
+            engine.build(Context::files([("Dockerfile", text.as_str())])).arg("R", round)
+        };
+        let stores = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let first = engine(&stores[0]).await;
+        if base(&first).await.is_none() {
+            return;
+        }
+        let built =
+            build(&first, "one").cache_to(location.clone()).share_cache_mounts(LIMIT).run().await.unwrap();
+        assert_eq!(out(&first, &built.image), "d\n5 750\n");
+        for (at, limit, expected) in [
+            // Another builder begins with what the first one left: content, links, names of one file, owner and mode.
+            (1, Some(LIMIT), "d\nl\nsame\none\n5 750\nd/log\n2\n"),
+            // Nobody else, and nothing that is larger than is allowed.
+            (2, None, "d\n5 750\n"),
+            (3, Some(1), "d\n5 750\n"),
+        ] {
+            let other = engine(&stores[at]).await;
+            base(&other).await.unwrap();
+            let asked = build(&other, "two").cache_from(location.clone());
+            let asked = limit.into_iter().fold(asked, cooperage::Build::share_cache_mounts);
+            assert_eq!(out(&other, &asked.run().await.unwrap().image), expected, "{location:?} {limit:?}");
+            // A mount that is there already is left alone.
+            let again = build(&other, "three").cache_from(location.clone()).share_cache_mounts(LIMIT);
+            let found = out(&other, &again.run().await.unwrap().image);
+            assert!(found.contains("two\n") && (at == 1) == found.contains("one\n"), "{found}");
+        }
+        // What is too large is left out, and said; the cache of the steps goes all the same.
+        let warned = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = warned.clone();
+        let small =
+            build(&first, "four").cache_to(location.clone()).share_cache_mounts(1).on_event(move |event| {
+                if let cooperage::Event::Warning { text } = event {
+                    seen.lock().unwrap().push(text.clone());
+                }
+            });
+        small.run().await.unwrap();
+        let warned = warned.lock().unwrap().clone();
+        assert!(
+            warned.iter().any(|text| text.starts_with("the cache mount /tools is not exported")),
+            "{warned:?}"
+        );
+        let hit = engine(&stores[2]).await;
+        let hit =
+            build(&hit, "four").cache_from(location.clone()).share_cache_mounts(LIMIT).run().await.unwrap();
+        assert!(hit.steps.iter().all(|step| step.cached));
+    }
+    registry.shutdown().await;
+}
