@@ -4,7 +4,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cooperage::runtime::Rootfs;
-use cooperage::runtime::oci_spec::runtime::{Capability, Hooks, Process, Spec as Config};
+use cooperage::runtime::oci_spec::runtime::{
+    Capability, Hooks, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Spec as Config,
+};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
 
@@ -29,7 +31,7 @@ impl Bundle {
         if file.take(LIMIT + 1).read_to_end(&mut text)? as u64 > LIMIT {
             return Err(format!("{} is larger than {LIMIT} bytes", path.display()).into());
         }
-        let mut spec = config(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut spec = config(&text).map_err(|error| format!("{error}, in {}", path.display()))?;
         let named = spec.root().as_ref().map(|root| root.path().clone());
         let named = named.ok_or("config.json has no root")?;
         let root = std::fs::canonicalize(directory.join(&named))
@@ -69,12 +71,25 @@ fn inherit_environment(hooks: &mut Hooks) {
 }
 
 /// Reads a config.json as runc does: capabilities that nobody knows are left out.
-fn config(text: &[u8]) -> serde_json::Result<Config> {
+fn config(text: &[u8]) -> Outcome<Config> {
     let mut value: Value = serde_json::from_slice(text)?;
+    if let Some(policy) = value.pointer("/linux/memoryPolicy") {
+        memory_policy(policy)?;
+    }
     if let Some(process) = value.get_mut("process") {
         complete(process);
     }
-    serde_json::from_value(value)
+    Ok(serde_json::from_value(value)?)
+}
+
+/// Says which part of a policy is wrong: the words of the JSON reader alone do not.
+fn memory_policy(policy: &Value) -> Outcome {
+    let field = |name: &str| policy.get(name).cloned().unwrap_or_default();
+    serde_json::from_value::<MemoryPolicyModeType>(field("mode"))
+        .map_err(|error| format!("invalid memory policy mode: {error}"))?;
+    serde_json::from_value::<Option<Vec<MemoryPolicyFlagType>>>(field("flags"))
+        .map_err(|error| format!("invalid memory policy flag: {error}"))?;
+    Ok(())
 }
 
 /// Reads a process as runc does: it may leave out its user and its directory.
@@ -88,14 +103,21 @@ fn complete(process: &mut Value) {
     let Some(process) = process.as_object_mut() else { return };
     process.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
     process.entry("cwd").or_insert_with(|| json!(""));
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        // The runtime-spec's name for it; the type that it is read into knows the kernel's.
+        if *flag == "SCHED_FLAG_RESET_ON_FORK" {
+            *flag = json!("SCHED_RESET_ON_FORK");
+        }
+    }
     for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
         let Some(names) = set.1.as_array_mut() else { continue };
         names.retain(|name| {
-            let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
-            if !known {
-                tracing::warn!(%name, "ignoring a capability that is not known");
+            let known = serde_json::from_value::<Capability>(name.clone());
+            if let Err(error) = &known {
+                tracing::warn!("a capability is left out: {error}");
             }
-            known
+            known.is_ok()
         });
     }
 }

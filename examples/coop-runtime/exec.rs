@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use cooperage::runtime::oci_spec::runtime::{Capability, Process};
-use cooperage::runtime::{Container, Status};
+use cooperage::runtime::{Container, ExecOptions, Status};
 
 use crate::args::Exec;
 use crate::foreground::{self, Waited};
@@ -21,8 +21,13 @@ pub(crate) fn exec(context: &Context, args: &Exec) -> Outcome<u8> {
         std::thread::sleep(std::time::Duration::from_millis(10));
         container = context.load(&args.id)?;
     }
-    if !args.cgroup.is_empty() {
-        return Err("exec into another cgroup of the container is not supported".into());
+    let mut options = ExecOptions::default();
+    if args.console_socket.is_none() {
+        options = options.before_start(foreground::plain_lines);
+    }
+    for named in &args.cgroup {
+        let (controllers, path) = named.split_once(':').unwrap_or(("", named));
+        options = options.cgroup(controllers.split(',').filter(|name| !name.is_empty()), path);
     }
     let mut process = process(&container, args)?;
     let terminal = process.terminal().unwrap_or(false);
@@ -41,7 +46,7 @@ pub(crate) fn exec(context: &Context, args: &Exec) -> Outcome<u8> {
     let io = io(args.preserve_fds, &mut env)?;
     process.set_env(Some(env));
     let signals = if args.detach { None } else { Some(foreground::signals()?) };
-    let mut exec = container.exec(&process, io)?;
+    let mut exec = container.exec_with(&process, io, &options)?;
     let mut terminal = exec.take_terminal();
     if let (Some(socket), Some(fd)) =
         (&args.console_socket, terminal.take_if(|_| args.console_socket.is_some()))

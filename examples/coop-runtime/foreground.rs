@@ -48,6 +48,8 @@ impl Raw {
         let before = rustix::termios::tcgetattr(&stdin).ok();
         if let Some(mut raw) = before.clone() {
             raw.make_raw();
+            // Lines come as the container ends them, see `plain_lines`.
+            raw.output_modes.insert(OutputModes::OPOST);
             let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw);
         }
         Self(before)
@@ -62,8 +64,9 @@ impl Drop for Raw {
     }
 }
 
-/// Lets lines end as the container ends them: whoever reads ours adds the carriage returns.
-fn plain_lines(terminal: &OwnedFd) {
+/// Lets lines end as the container ends them: the terminal of this process adds the carriage returns, and none are there
+/// when there is no terminal. Before the program starts.
+pub(crate) fn plain_lines(terminal: BorrowedFd<'_>) {
     if let Ok(mut settings) = rustix::termios::tcgetattr(terminal) {
         settings.output_modes.remove(OutputModes::ONLCR);
         let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &settings);
@@ -97,7 +100,6 @@ pub(crate) fn wait(waited: &Waited<'_>, signals: &OwnedFd, terminal: Option<&Own
     let Some(pidfd) = waited.pidfd() else { return waited.wait() };
     let raw = terminal.map(|_| Raw::enter());
     if let Some(terminal) = terminal {
-        plain_lines(terminal);
         resize(terminal);
     }
     let (stdin, stdout) = (io::stdin(), io::stdout());

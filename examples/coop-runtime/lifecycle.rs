@@ -25,11 +25,14 @@ pub(crate) fn io(preserve: usize, env: &mut Vec<String>) -> Outcome<Io> {
         }
     }
     let mut io = Io::inherit();
+    let mut open = Vec::new();
     for number in 3..3 + i32::try_from(count)? {
-        io = io.preserve(
-            sys::inherited(number)
-                .map_err(|error| format!("descriptor {number} cannot be passed on: {error}"))?,
-        );
+        open.push((number, sys::inherited(number)));
+    }
+    // Fewer than were announced may be there; none may be missing between them.
+    while open.pop_if(|(_, fd)| fd.is_err()).is_some() {}
+    for (number, fd) in open {
+        io = io.preserve(fd.map_err(|error| format!("descriptor {number} cannot be passed on: {error}"))?);
     }
     Ok(io)
 }
@@ -103,6 +106,9 @@ pub(crate) fn run(context: &Context, args: &Run) -> Outcome<u8> {
     let signals = if args.detach { None } else { Some(foreground::signals()?) };
     let mut created = make(context, &args.create, false, args.detach)?;
     let terminal = created.take_terminal();
+    if let Some(terminal) = &terminal {
+        foreground::plain_lines(terminal.as_fd());
+    }
     let pid = created.pid();
     write_pid(args.create.pid_file.as_deref(), pid)?;
     let running = created.start()?;
@@ -116,6 +122,13 @@ pub(crate) fn run(context: &Context, args: &Run) -> Outcome<u8> {
 
 pub(crate) fn kill(context: &Context, args: &Kill) -> Outcome {
     let container = context.load(&args.id)?;
+    if args.signal == "0" {
+        // It asks whether there is somebody.
+        return match container.status() {
+            Status::Stopped if !args.all => Err("container not running".into()),
+            _ => Ok(()),
+        };
+    }
     let signal = args.signal.parse()?;
     if args.all {
         return Ok(container.kill_all(signal)?);

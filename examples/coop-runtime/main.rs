@@ -39,6 +39,9 @@ impl Context {
             return Err("systemd not running on this host, cannot use systemd cgroups manager".into());
         }
         let root = args.root.clone().unwrap_or_else(default_root);
+        if let (Some(given), Verb::List { .. }) = (&args.root, &args.verb) {
+            std::fs::metadata(given).map_err(|error| format!("{}: {error}", given.display()))?;
+        }
         let runtime = Runtime::builder()
             .state_dir(&root)
             .cgroup_parent(Some("/coop-runtime".into()))

@@ -9,6 +9,10 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: it is only borrowed for the copy; one that is not open is an error of fcntl.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    if rustix::io::fcntl_getfd(fd)?.contains(rustix::io::FdFlags::CLOEXEC) {
+        // This process's own: what came through execve has no such flag.
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 64)?)
 }
 

@@ -127,6 +127,13 @@ impl Container {
     ///
     /// [`Error::WrongState`] when it is stopped; [`Error::Step`] when the kernel refuses.
     pub fn kill(&self, signal: Signal) -> Result<(), Error> {
+        // Without a pid namespace of its own the others do not end with the first process, and may outlive it.
+        let shared = self.record().namespaces & libc::CLONE_NEWPID.cast_unsigned() == 0;
+        if let Some(group) = self.inner.group.as_ref().filter(|_| shared && signal == Signal::KILL)
+            && !group.pids()?.is_empty()
+        {
+            return group.kill(signal);
+        }
         match (&self.inner.child, self.status()) {
             (Some(child), Status::Created | Status::Running | Status::Paused) => {
                 child.kill(signal)?;
@@ -258,10 +265,19 @@ impl Container {
     /// [`Error::WrongState`] unless it is created or running; [`Error::Step`]: see [`Error::is_not_found`] and
     /// [`Error::is_not_executable`]; [`Error::Spec`] and [`Error::Unsupported`] before anything was made.
     pub fn exec(&self, process: &Process, io: Io) -> Result<Exec, Error> {
+        self.exec_with(process, io, &crate::ExecOptions::default())
+    }
+
+    /// [`Container::exec`] with options.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Container::exec`]; [`Error::Spec`] for a group that cannot be one of the container's.
+    pub fn exec_with(&self, process: &Process, io: Io, options: &crate::ExecOptions) -> Result<Exec, Error> {
         let status = self.status();
         match &self.inner.child {
             Some(child) if matches!(status, Status::Created | Status::Running) => {
-                Exec::start(self, child, process, io)
+                Exec::start(self, child, process, io, options)
             }
             _ => Err(self.wrong_state(status, "execute another process in it")),
         }
@@ -393,8 +409,11 @@ impl Container {
         Error::WrongState { id: self.inner.id.to_string(), actual: status.as_str(), action }
     }
 
-    pub(crate) fn group_fds(&self) -> Result<Option<crate::cgroup::Joining>, Error> {
-        self.inner.group.as_ref().map(Group::joining).transpose()
+    pub(crate) fn group_fds(
+        &self,
+        beneath: &[crate::cgroup::Beneath],
+    ) -> Result<Option<crate::cgroup::Joining>, Error> {
+        self.inner.group.as_ref().map(|group| group.joining_beneath(beneath)).transpose()
     }
 
     pub(crate) fn init(&self, child: &Child) -> Result<OwnedFd, Error> {

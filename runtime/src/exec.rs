@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Process;
 
+use crate::cgroup::Beneath;
 use crate::child::Child;
 use crate::orphan::Orphans;
 use crate::plan::{ExecRequest, Plan};
@@ -20,6 +21,35 @@ pub struct Exec {
     terminal: Option<OwnedFd>,
 }
 
+/// Settings of one [`Container::exec_with`].
+#[derive(Clone, Debug, Default)]
+pub struct ExecOptions {
+    groups: Vec<Beneath>,
+    before_start: Option<fn(BorrowedFd<'_>)>,
+}
+
+impl ExecOptions {
+    /// Called with the controlling side of the terminal, if there is one, before the program starts: for its settings.
+    #[must_use]
+    pub fn before_start(mut self, prepare: fn(BorrowedFd<'_>)) -> Self {
+        self.before_start = Some(prepare);
+        self
+    }
+
+    /// Join a group beneath the container's, which is there already: in the trees of these controllers, or in all when
+    /// none is named. `path` is relative to the container's own group.
+    #[must_use]
+    pub fn cgroup<I: IntoIterator<Item: Into<String>>>(
+        mut self,
+        controllers: I,
+        path: impl Into<std::path::PathBuf>,
+    ) -> Self {
+        let controllers = controllers.into_iter().map(Into::into).collect();
+        self.groups.push(Beneath { controllers, path: path.into() });
+        self
+    }
+}
+
 impl Exec {
     /// Starts it. Returns when `execve` has succeeded.
     pub(crate) fn start(
@@ -27,6 +57,7 @@ impl Exec {
         init: &Child,
         process: &Process,
         io: Io,
+        options: &ExecOptions,
     ) -> Result<Self, Error> {
         let root = open_root(init)?;
         let (inner, record, spec) = (&container.inner, container.record(), container.spec()?);
@@ -38,12 +69,15 @@ impl Exec {
             namespaces: record.namespaces,
             maps: record.maps.as_ref(),
             linux: spec.linux().as_ref(),
-            group: container.group_fds()?,
+            group: container.group_fds(&options.groups)?,
         })?;
         let launched = inner.helper.launch(plan, &mut |_| Ok(()))?;
         // Whoever waits for the container reaps this process too: the container cannot end before.
         inner.orphans.adopt(Arc::clone(&launched.child));
         let pid = launched.child.pid();
+        if let (Some(prepare), Some(terminal)) = (options.before_start, &launched.terminal) {
+            prepare(std::os::fd::AsFd::as_fd(terminal));
+        }
         let started = launched.start(|listener| {
             let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
             let pid = i32::try_from(pid).unwrap_or(0);

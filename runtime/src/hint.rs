@@ -42,6 +42,15 @@ pub(crate) fn step(note: &Note, errno: Errno) -> Option<Hint> {
             "a directory cannot be mounted over a file, nor a file over a directory",
             "give the mount a destination that is of the source's kind in the root filesystem, or is not there",
         )),
+        ("openat2", libc::ELOOP)
+            if note.phase == Phase::Mounts
+                && (note.target.starts_with("/proc ") || note.target.starts_with("/sys ")) =>
+        {
+            Some(Hint::new(
+                "what the kernel shows of itself must be mounted on ordinary directory, not behind a link",
+                "have a directory there in the root filesystem",
+            ))
+        }
         ("(check)", libc::ESTALE) => Some(Hint::new(
             "the directory was moved or replaced after it was opened",
             "keep it in place while the container is created",

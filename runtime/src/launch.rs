@@ -128,12 +128,12 @@ impl Helper {
             maps.write(child.child.pid())?;
             talk.go()?;
         }
-        let mut terminal = None;
+        let (mut terminal, mut listener) = (None, None);
         loop {
             match early.pop_front().unwrap_or_else(|| talk.receive(Phase::Namespaces))? {
                 Answer::Ready => {
                     stage.wait();
-                    return Ok(Launched { talk, child: child.ready(), terminal });
+                    return Ok(Launched { talk, child: child.ready(), terminal, listener });
                 }
                 Answer::End => return Err(child.died()),
                 Answer::Terminal(fd) => terminal = Some(fd),
@@ -141,7 +141,8 @@ impl Helper {
                     hooks(&child.child)?;
                     talk.go()?;
                 }
-                Answer::Process(_) | Answer::Listener(_) => {
+                Answer::Listener(fd) => listener = Some(fd),
+                Answer::Process(_) => {
                     return Err(Error::Protocol { what: "something else than ready".to_owned() });
                 }
             }
@@ -156,6 +157,8 @@ pub(crate) struct Launched {
     pub(crate) child: Arc<Child>,
     /// The controlling side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
+    /// The seccomp listener, when the filter is loaded already.
+    pub(crate) listener: Option<OwnedFd>,
 }
 
 impl Launched {
@@ -171,7 +174,7 @@ impl Launched {
             .and_then(|(_directory, address)| rustix::net::connect(&socket, &address))
             .map_err(|errno| failed("connect", errno))?;
         let talk = Talk { socket, notes: start.notes, first: start.first, programs: start.programs };
-        Ok(Self { talk, child, terminal: None })
+        Ok(Self { talk, child, terminal: None, listener: None })
     }
 
     /// Lets the process wait for whoever starts it. What is left of its plan is returned, to be kept.

@@ -89,7 +89,7 @@ mod userns;
 pub use cgroup::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, Stats};
 pub use container::Container;
 pub use error::{Errno, Error, Hint, Phase};
-pub use exec::Exec;
+pub use exec::{Exec, ExecOptions};
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub use executor::{Executor, FakeExecutor};

@@ -15,7 +15,9 @@ use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
-use crate::{Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap};
+use crate::{
+    Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap, seccomp,
+};
 
 /// Starts, finds and removes containers whose state lives in one directory.
 ///
@@ -96,7 +98,7 @@ impl Runtime {
         let container = |record: Record, child: &Arc<Child>, group| {
             self.container(id.clone(), place.clone(), record, Some(Arc::clone(child)), group, Some(&spec))
         };
-        let launched = self.helper.launch(plan, &mut |child| {
+        let mut launched = self.helper.launch(plan, &mut |child| {
             record.init = Identity::of(child.pid());
             // Hooks may ask for the state.
             place.write(&record)?;
@@ -111,6 +113,18 @@ impl Runtime {
             }
             Ok(())
         })?;
+        if let Some(listener) = launched.listener.take() {
+            let pid = launched.child.pid();
+            let state = hook::state(&record, &spec, Status::Creating, pid)?;
+            let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+            let handed = seccomp::hand_over(profile, &state, i32::try_from(pid).unwrap_or(0), &listener);
+            if handed.is_err() {
+                // Best effort, on the way out with that error.
+                drop(launched.child.kill(crate::Signal::KILL));
+                drop(launched.child.wait());
+            }
+            handed?;
+        }
         record.stage = Stage::Created;
         record.init = Identity::of(launched.child.pid());
         record.start = options.detachable.then(|| launched.rest(gate));

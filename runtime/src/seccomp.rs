@@ -35,9 +35,40 @@ pub(crate) use cache::compiled;
 pub(crate) use compile::FLAG_NEW_LISTENER;
 pub(crate) use listener::hand_over;
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
 use crate::Error;
+
+/// What a container's first process still calls once everything is in place, up to its program.
+const LAST_CALLS: [&str; 17] = [
+    "accept4",
+    "capset",
+    "close",
+    "close_range",
+    "dup3",
+    "execve",
+    "execveat",
+    "exit",
+    "exit_group",
+    "fcntl",
+    "openat",
+    "prctl",
+    "read",
+    "recvmsg",
+    "sendmsg",
+    "sendto",
+    "write",
+];
+
+/// Whether a filter with a listener can be loaded while the container is created: when it has no say in those calls.
+/// One that has is loaded by `start`, when hardly any of them remains.
+pub(crate) fn can_be_loaded_early(profile: &LinuxSeccomp) -> bool {
+    let mut rules = profile.syscalls().iter().flatten();
+    profile.listener_path().is_some()
+        && profile.default_action() == LinuxSeccompAction::ScmpActAllow
+        && profile.syscalls().iter().flatten().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+        && !rules.any(|rule| rule.names().iter().any(|name| LAST_CALLS.contains(&name.as_str())))
+}
 
 /// Compiles a profile and says how many instructions the program has: what the kernel will run for every call.
 ///

@@ -63,6 +63,8 @@ pub(super) fn rules(resources: &LinuxResources) -> Result<Vec<Rule>, Error> {
                 'm' => MKNOD,
                 'r' => READ,
                 'w' => WRITE,
+                // The word for all of them in the kernel's own list.
+                'a' => MKNOD | READ | WRITE,
                 other => return Err(Error::spec(field, format!("access {other:?} is none of r, w and m"))),
             };
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
@@ -43,6 +43,14 @@ pub(crate) struct TreeRecord {
 pub(crate) struct Group {
     trees: Vec<Box<dyn Tree>>,
     record: GroupRecord,
+}
+
+/// A group beneath those of the container.
+#[derive(Clone, Debug)]
+pub(crate) struct Beneath {
+    /// The controllers whose trees are meant; none for all of them.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) path: PathBuf,
 }
 
 /// What the first process needs to join.
@@ -143,16 +151,40 @@ impl Group {
 
     /// Opens what the first process needs to join.
     pub(crate) fn joining(&self) -> Result<Joining, Error> {
+        self.joining_beneath(&[])
+    }
+
+    /// Opens what a process needs to join groups beneath these.
+    pub(crate) fn joining_beneath(&self, beneath: &[Beneath]) -> Result<Joining, Error> {
+        for one in beneath {
+            if one.path.components().any(|part| part == Component::ParentDir) {
+                return Err(Error::spec("cgroup", format!("bad sub cgroup path {}", one.path.display())));
+            }
+            let unknown =
+                |name: &&String| !self.record.trees.iter().any(|tree| tree.controllers.contains(name));
+            if let Some(name) = one.controllers.iter().find(unknown) {
+                return Err(Error::spec("cgroup", format!("unknown controller {name}")));
+            }
+        }
         let mut joining = Joining { tasks: Vec::new(), unified: None };
         for (tree, record) in self.trees.iter().zip(&self.record.trees) {
-            let directory = tree.directory();
+            let meant = beneath.iter().rfind(|one| {
+                one.controllers.is_empty()
+                    || one.controllers.iter().any(|name| record.controllers.contains(name))
+            });
+            let inner = meant.and_then(|one| one.path.strip_prefix("/").or(Ok::<_, ()>(&one.path)).ok());
+            let directory =
+                inner.map_or_else(|| tree.directory().to_path_buf(), |path| tree.directory().join(path));
+            let failed = |error: std::io::Error| {
+                let target = format!("adding pid to {}", directory.display());
+                Error::host_call(crate::Phase::Cgroup, "open", target, crate::Errno::of(&error))
+            };
             if record.unified {
-                let file = File::open(directory).map_err(|error| failed("open", directory, &error))?;
+                let file = File::open(&directory).map_err(failed)?;
                 joining.unified = Some((file.into(), directory.display().to_string()));
             } else {
                 let path = directory.join("tasks");
-                let file = std::fs::OpenOptions::new().write(true).open(&path);
-                let file = file.map_err(|error| failed("open", &path, &error))?;
+                let file = std::fs::OpenOptions::new().write(true).open(&path).map_err(failed)?;
                 joining.tasks.push((file.into(), path.display().to_string()));
             }
         }

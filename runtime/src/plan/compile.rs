@@ -14,7 +14,7 @@ use super::namespace::{self, Namespaces};
 use super::process::{self, Program};
 use super::reach::{Kind, Links, make_in_root, statx_scratch};
 use super::rootfs::{self, Source};
-use super::wire::message;
+use super::wire::{CONTROL, message};
 use super::{Plan, credential, device, mount, option, pivot, schedule, setting, stdio, terminal, validate};
 use crate::cgroup::{Joining, TreeRecord};
 use crate::hook::{self, Point};
@@ -127,9 +127,14 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let unset = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&unset);
     let mut namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
-    if !namespaces.makes(libc::CLONE_NEWNS) && !namespaces.joins(libc::CLONE_NEWNS) {
-        return Err(Error::unsupported("a container without a mount namespace of its own"));
-    }
+    // Without a mount namespace of its own its mounts are the host's, and stay there.
+    let on_host = if namespaces.makes(libc::CLONE_NEWNS) || namespaces.joins(libc::CLONE_NEWNS) {
+        None
+    } else if let Rootfs::Path(path) = &rootfs {
+        Some(path.clone())
+    } else {
+        return Err(Error::unsupported("a root filesystem without a path, in the host's mount namespace"));
+    };
     namespaces.set_offsets(&time_offsets(linux))?;
     let joined_user = namespaces.joins(libc::CLONE_NEWUSER);
     let maps = maps(linux, &namespaces, &privilege)?;
@@ -156,7 +161,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     let parameters = sysctl_map(linux);
     let (kept, flags) = (namespaces.only_new(), namespaces.flags());
     let cgroup_namespace = namespaces.makes(libc::CLONE_NEWCGROUP);
-    namespaces.enter(&mut asm, group.as_ref().and_then(|group| group.unified));
+    let clocks = namespaces.enter(&mut asm, group.as_ref().and_then(|group| group.unified));
     let start_of_it = Beginning {
         maps: maps.as_ref(),
         maps_to_come: maps.is_some(),
@@ -166,17 +171,25 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         processors: None,
     };
     begin(&mut asm, message, start_of_it)?;
+    if let Some(clocks) = clocks {
+        clocks.make(&mut asm);
+    }
 
     let propagation = linux.rootfs_propagation().as_deref().filter(|name| !name.is_empty());
     let propagation = propagation.map(option::rootfs_propagation).transpose()?;
     let slave = propagation.is_some_and(|(kind, _)| kind == libc::MS_SLAVE || kind == libc::MS_SHARED);
-    pivot::detach_from_host(&mut asm, slave);
+    if on_host.is_none() {
+        pivot::detach_from_host(&mut asm, slave);
+    }
     let root = rootfs::assemble(&mut asm, source, &mount::points(mounts, &trees), scratch);
     let null = device::host_null(&mut asm, scratch);
     setting::sysctls(&mut asm, &parameters, &kept)?;
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
     let read_only_paths = linux.readonly_paths().as_deref().unwrap_or_default();
-    pivot::attach_root(&mut asm, root);
+    match &on_host {
+        None => pivot::attach_root(&mut asm, root),
+        Some(path) => pivot::attach_at(&mut asm, root, path),
+    }
     let shown = Shown { trees: &cgroups, namespace: cgroup_namespace };
     mount::all(&mut asm, root, mounts, &trees, Given { opened, shown }, scratch)?;
     let can_mknod = maps.is_none() && !joined_user && privilege.has(CAP_MKNOD);
@@ -185,6 +198,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     if let Some(slave) = slave {
         terminal::console(&mut asm, root, slave);
     }
+    mount::finish_dev(&mut asm, root, mounts);
     asm.phase(Phase::Process);
     let cwd = make_in_root(&mut asm, root, process.cwd(), Kind::Directory, Links::Follow);
     asm.close(cwd);
@@ -198,7 +212,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         namespace::say(&mut asm, message::HOOKS, "hooks");
         namespace::await_go(&mut asm, message, "the host: the hooks have run");
     }
-    pivot::pivot(&mut asm, root, read_only, no_pivot);
+    pivot::pivot(&mut asm, root, read_only, no_pivot || on_host.is_some());
     if let Some((kind, recursive)) = propagation {
         pivot::propagate(&mut asm, kind, recursive);
     }
@@ -220,6 +234,12 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     // Others may join its namespaces while it waits, and could see what is open.
     let kept: Vec<Reg> = streams.preserved().iter().copied().chain(start).collect();
     asm.close_others(&kept);
+    let mut loading = loading;
+    if linux.seccomp().as_ref().is_some_and(seccomp::can_be_loaded_early) {
+        // The agent hears of the container when it is created, as from others.
+        std::mem::take(&mut loading).load(&mut asm, CONTROL.into());
+        asm.phase(Phase::Gate);
+    }
     namespace::say_ready(&mut asm);
     let gate = match start {
         None => asm.len(),

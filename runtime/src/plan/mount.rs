@@ -10,7 +10,7 @@ use oci_spec::runtime::Mount;
 use super::assemble::{Assembler, At, Reg};
 use super::control::{self, Shown};
 use super::option::{Attributes, Options};
-use super::reach::{HostFile, Kind, Links, clean, make_in_root, open_in_root};
+use super::reach::{HostFile, Kind, Links, clean, make_in_root, mode_of, open_in_root};
 use super::rootfs::{self, FSCONFIG_CMD_CREATE, Source, fs_flag, fs_string};
 use crate::rootfs::Tree;
 use crate::{Error, Phase};
@@ -31,7 +31,7 @@ pub(super) const OPEN_TREE_CLONE: u32 = 1;
 /// `MOVE_MOUNT_F_EMPTY_PATH` and `MOVE_MOUNT_T_EMPTY_PATH` of `move_mount(2)`.
 const MOVE_MOUNT_EMPTY_PATHS: u32 = 0x04 | 0x40;
 /// `MOVE_MOUNT_F_EMPTY_PATH` alone.
-const MOVE_MOUNT_FROM_EMPTY_PATH: u32 = 0x04;
+pub(super) const MOVE_MOUNT_FROM_EMPTY_PATH: u32 = 0x04;
 
 /// Opens what a descriptor stands for as a mount; with `OPEN_TREE_CLONE` as a detached copy.
 pub(super) fn open_tree(asm: &mut Assembler, fd: Reg, flags: u32, what: &str) -> Reg {
@@ -195,7 +195,7 @@ fn one(
         }
         control::mount(asm, root, mount, &options, shown, scratch)
     } else {
-        filesystem(asm, root, mount, typ, &options, field)
+        filesystem(asm, root, mount, typ, &options, field, scratch)
     }
 }
 
@@ -243,6 +243,7 @@ fn filesystem(
     typ: &str,
     options: &Options,
     field: &str,
+    scratch: At,
 ) -> Result<(), Error> {
     if typ.is_empty() {
         return Err(Error::spec(format!("{field}.type"), "missing"));
@@ -263,8 +264,17 @@ fn filesystem(
     if options.copy_up && typ != "tmpfs" {
         return Err(Error::spec(format!("{field}.options"), "tmpcopyup goes with a tmpfs alone"));
     }
-    let set = options.attributes.set;
-    let first = if options.copy_up { set & !(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV) } else { set };
+    let mut set = options.attributes.set;
+    if is_dev(mount) {
+        // What goes into it comes later, see `finish_dev`.
+        set &= !MOUNT_ATTR_RDONLY;
+    }
+    let inherits = typ == "tmpfs" && !options.copy_up && !options.data.iter().any(|(key, _)| key == "mode");
+    let first = match (options.copy_up, inherits) {
+        (true, _) => set & !(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV),
+        (_, true) => set & !MOUNT_ATTR_RDONLY,
+        _ => set,
+    };
     let args = [fs.into(), 1.into(), first.into()];
     let made = asm.call("fsmount", libc::SYS_fsmount, &args, what.clone()).out();
     asm.close(fs);
@@ -272,10 +282,52 @@ fn filesystem(
         copy_up(asm, root, mount.destination(), made, &what);
         set_attributes(asm, made, set, 0, 0, false, &what);
     }
+    if inherits {
+        inherit_mode(asm, root, mount.destination(), made, scratch, &what);
+        if first != set {
+            set_attributes(asm, made, set, 0, 0, false, &what);
+        }
+    }
     // A link where /proc or /sys should be would let an image choose what the later steps write to.
     let links = if matches!(typ, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
     place(asm, root, mount.destination(), made, Kind::Directory, links, options, &what);
     Ok(())
+}
+
+fn is_dev(mount: &Mount) -> bool {
+    clean(mount.destination()) == Path::new("dev") && mount.typ().as_deref() == Some("tmpfs")
+}
+
+/// Makes `/dev` read-only where that is asked for: once everything is in it.
+pub(super) fn finish_dev(asm: &mut Assembler, root: Reg, mounts: &[Mount]) {
+    let asks = |mount: &&Mount| {
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        is_dev(mount) && options.attributes.set & MOUNT_ATTR_RDONLY != 0
+    };
+    if mounts.iter().rev().find(|mount| is_dev(mount)).filter(asks).is_some() {
+        let dev = open_in_root(asm, root, Path::new("/dev"), 0, Links::Follow, None);
+        set_attributes(asm, dev, MOUNT_ATTR_RDONLY, 0, 0, false, "/dev, read-only");
+        asm.close(dev);
+    }
+}
+
+/// Gives a filesystem the mode of the directory that it covers, if there is one.
+fn inherit_mode(asm: &mut Assembler, root: Reg, dest: &Path, made: Reg, scratch: At, what: &str) {
+    let absent = asm.label();
+    let covered = open_in_root(asm, root, dest, libc::O_DIRECTORY, Links::Follow, Some(absent));
+    let mode = mode_of(asm, covered, scratch, what);
+    asm.close(covered);
+    let dot = asm.text(".");
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let own = asm.call("openat", libc::SYS_openat, &[made.into(), dot.into(), flags.into()], what).out();
+    asm.call(
+        "fchmod",
+        libc::SYS_fchmod,
+        &[own.into(), mode.into()],
+        format!("{what}: the mode of its place"),
+    );
+    asm.close(own);
+    asm.here(absent);
 }
 
 /// Fills a filesystem with what the root filesystem has at its place.
@@ -339,7 +391,8 @@ pub(super) fn mask(asm: &mut Assembler, root: Reg, paths: &[String], null: Reg) 
     // Only what is attached can be copied before Linux 6.15: the first directory gets the filesystem itself, the others
     // copies of it. One superblock serves them all.
     let attached = asm.value(0u32, "the empty filesystem is attached nowhere");
-    for path in paths {
+    let mut seen = std::collections::BTreeSet::new();
+    for path in paths.iter().filter(|path| seen.insert(path.as_str())) {
         let (file, done, copy) = (asm.label(), asm.label(), asm.label());
         let target = open_in_root(asm, root, Path::new(path), 0, Links::Follow, Some(done));
         asm.jump_if(attached, u64::MAX, 1, copy, "the empty filesystem is attached");

@@ -74,9 +74,6 @@ impl Namespaces {
         if self.new & CLONE_NEWTIME == 0 {
             return Err(Error::spec("linux.timeOffsets", "given without a new time namespace"));
         }
-        if self.makes(libc::CLONE_NEWUSER) {
-            return Err(Error::unsupported("linux.timeOffsets in a new user namespace"));
-        }
         for (clock, (seconds, nanoseconds)) in offsets {
             if !matches!(*clock, "monotonic" | "boottime") {
                 return Err(Error::spec("linux.timeOffsets", format!("there is no clock {clock:?}")));
@@ -108,7 +105,9 @@ impl Namespaces {
     }
 
     /// Joins and makes the namespaces. The steps after this are those of the new process.
-    pub(super) fn enter(self, asm: &mut Assembler, unified: Option<Reg>) {
+    ///
+    /// A time namespace of a new user namespace cannot be made before that: the caller makes it then.
+    pub(super) fn enter(self, asm: &mut Assembler, unified: Option<Reg>) -> Option<Clocks> {
         asm.phase(Phase::Namespaces);
         let user = u64::from(libc::CLONE_NEWUSER.cast_unsigned());
         let (first, others): (Vec<_>, Vec<_>) = self.joined.into_iter().partition(|(flag, ..)| *flag == user);
@@ -139,13 +138,37 @@ impl Namespaces {
             asm.here(joined);
         }
         let mut new = self.new & !u64::from(libc::CLONE_NEWCGROUP.cast_unsigned());
+        let mut later = None;
         if !self.offsets.is_empty() {
             // They can only be set while nobody is in it.
             new &= !CLONE_NEWTIME;
-            time(asm, &self.offsets);
+            if new & user == 0 {
+                time(asm, &self.offsets);
+            } else {
+                later = Some(Clocks(self.offsets));
+            }
         }
         // The cgroup namespace is made once the groups are joined.
         birth(asm, new, unified);
+        later
+    }
+}
+
+/// A time namespace that is still to be made, and entered by executing the program.
+#[derive(Debug)]
+pub(super) struct Clocks(String);
+
+impl Clocks {
+    pub(super) fn make(&self, asm: &mut Assembler) {
+        asm.phase(Phase::Namespaces);
+        // The change of ids has taken this process's own files in procfs from it.
+        let dumpable = |asm: &mut Assembler, yes: i32| {
+            let args = [libc::PR_SET_DUMPABLE.into(), yes.into()];
+            asm.call("prctl", libc::SYS_prctl, &args, "dumpable while it sets its clocks, and not after");
+        };
+        dumpable(asm, 1);
+        time(asm, &self.0);
+        dumpable(asm, 0);
     }
 }
 

@@ -1,7 +1,10 @@
 //! Making the root filesystem the root.
 
+use std::path::Path;
+
 use super::assemble::{Assembler, Reg};
-use super::mount::{MOUNT_ATTR_RDONLY, attach_over_root, set_attributes};
+use super::mount::{MOUNT_ATTR_RDONLY, MOVE_MOUNT_FROM_EMPTY_PATH, attach_over_root, set_attributes};
+use super::reach::path_bytes;
 use crate::Phase;
 
 /// Cuts the mount namespace's ties with the host's: nothing that is mounted here is seen there, or the reverse.
@@ -19,6 +22,18 @@ pub(super) fn detach_from_host(asm: &mut Assembler, slave: bool) {
 pub(super) fn attach_root(asm: &mut Assembler, root: Reg) {
     asm.phase(Phase::Rootfs);
     attach_over_root(asm, root, "the root filesystem, over the host's root");
+}
+
+/// Attaches it at its own path, where the host sees it: all that is mounted on it is seen there too, and nowhere else.
+pub(super) fn attach_at(asm: &mut Assembler, root: Reg, path: &Path) {
+    asm.phase(Phase::Rootfs);
+    let what = "the root filesystem, at its place on the host";
+    set_attributes(asm, root, 0, 0, libc::MS_PRIVATE, true, what);
+    let (empty, path) = (asm.text(""), asm.text(path_bytes(path)));
+    let args =
+        [root.into(), empty.into(), libc::AT_FDCWD.into(), path.into(), MOVE_MOUNT_FROM_EMPTY_PATH.into()];
+    asm.call("move_mount", libc::SYS_move_mount, &args, what);
+    set_attributes(asm, root, 0, 0, libc::MS_PRIVATE, true, what);
 }
 
 /// Swaps the roots and lets go of the host's.

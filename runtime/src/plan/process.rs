@@ -87,7 +87,7 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    fn load(&self, asm: &mut Assembler, way: Arg) {
+    pub(super) fn load(&self, asm: &mut Assembler, way: Arg) {
         let Some(filter) = &self.filter else { return };
         asm.phase(Phase::Seccomp);
         let program = asm.bytes(&to_bytes(&filter.program));

@@ -109,6 +109,13 @@ fn statx(asm: &mut Assembler, fd: Reg, scratch: At, target: &str) {
     asm.call("statx", libc::SYS_statx, &args, target.to_owned());
 }
 
+/// The mode of an open file, in a register.
+pub(super) fn mode_of(asm: &mut Assembler, fd: Reg, scratch: At, target: &str) -> Reg {
+    statx(asm, fd, scratch, target);
+    // `stx_mode` of `struct statx`.
+    asm.load(scratch, 28, 2, target)
+}
+
 /// Checks that an open file is the character or block device with these numbers.
 pub(super) fn check_device(
     asm: &mut Assembler,

@@ -40,6 +40,9 @@ pub(super) fn mask(list: &str, field: &str) -> Result<Vec<u8>, Error> {
 /// Binds the process to processors.
 pub(super) fn affinity(asm: &mut Assembler, list: &str, field: &str) -> Result<(), Error> {
     let bits = mask(list, field)?;
+    let shown: String =
+        bits.iter().rev().skip_while(|byte| **byte == 0).map(|byte| format!("{byte:02x}")).collect();
+    tracing::debug!("affinity: 0x{} ({field})", shown.trim_start_matches('0'));
     let length = u32::try_from(bits.len()).unwrap_or(0);
     let at = asm.bytes(&bits);
     let args = [0.into(), length.into(), at.into()];

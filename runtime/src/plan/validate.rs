@@ -7,6 +7,14 @@ use crate::{Error, hook};
 
 /// Refuses what is contradictory or not done.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
+    let version = spec.version();
+    let mut parts = version.split(['.', '-', '+']);
+    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok());
+    if (number(parts.next()), number(parts.next()).is_some(), number(parts.next()).is_some())
+        != (Some(1), true, true)
+    {
+        return Err(Error::spec("ociVersion", format!("{version:?} is no version 1 of the runtime-spec")));
+    }
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("process", "missing"))?;
     check_process(process)?;
     if let Some(linux) = spec.linux() {

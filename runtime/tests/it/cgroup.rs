@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{
     LinuxCpu, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxHugepageLimitBuilder, LinuxResources,
 };
-use runtime::{CgroupSetup, Container, Io, Running, Signal, SpecBuilder, Status, oci_spec};
+use runtime::{CgroupSetup, Container, ExecOptions, Io, Running, Signal, SpecBuilder, Status, oci_spec};
 
 use crate::support::{Bench, bench, fresh_id, is_root, shell, skipped, spec};
 
@@ -166,6 +166,31 @@ fn groups_of_others_are_not_joined() {
     assert!(error.to_string().contains("cgroup is not empty"), "{error}");
     // Nothing of the other one was harmed.
     assert_eq!(running.status(), Status::Running);
+    running.delete().unwrap();
+}
+
+#[test]
+fn another_process_joins_a_group_beneath() {
+    let Some(bench) = limited() else { return };
+    let running = sleeping(&bench, |spec| spec);
+    let Some(pids) = running.cgroups().into_iter().find(|directory| directory.join("pids.max").exists())
+    else {
+        return skipped("no controller pids");
+    };
+    if !pids.join("tasks").exists() {
+        return skipped("the controller pids is on cgroup version 2");
+    }
+    fs::create_dir(pids.join("inner")).unwrap();
+    let process = spec(&["/bin/sleep", "1000"]).build().unwrap().process().clone().unwrap();
+    let join = |controller: &str, path: &str| {
+        running.exec_with(&process, Io::null(), &ExecOptions::default().cgroup([controller], path))
+    };
+    let exec = join("pids", "inner").unwrap();
+    let inside = fs::read_to_string(pids.join("inner/cgroup.procs")).unwrap();
+    assert_eq!(inside.trim(), exec.pid().to_string());
+    for (controller, path) in [("pids", ".."), ("pids", "nosuch"), ("nosuch", "inner")] {
+        assert!(join(controller, path).is_err(), "{controller}:{path}");
+    }
     running.delete().unwrap();
 }
 

@@ -1,6 +1,8 @@
 //! The Linux part of a Spec, read from inside.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use oci_spec::runtime::{
     BoxBuilder, Hook, HookBuilder, Hooks, IOPriorityClass, LinuxIOPriorityBuilder, LinuxIdMappingBuilder,
@@ -163,7 +165,7 @@ fn another_runtime_starts_what_was_detached() {
     wrong.process_mut().as_mut().unwrap().set_args(Some(vec!["/etc/script".to_owned()]));
     let script = bench.root().join("etc/script");
     std::fs::write(&script, "#!/no/interpreter\n").unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
     let id = fresh_id();
     bench.runtime.create_with(&id, &wrong, bench.rootfs(), Io::null(), &options).unwrap().detach().unwrap();
     let error = other.load(&id).unwrap().start().unwrap_err();
@@ -248,7 +250,7 @@ fn a_tmpfs_can_begin_with_a_copy() {
     let data = bench.root().join("data/deep");
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(data.join("file"), "content\n").unwrap();
-    std::fs::set_permissions(data.join("file"), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(data.join("file"), PermissionsExt::from_mode(0o640)).unwrap();
     std::os::unix::fs::symlink("deep/file", bench.root().join("data/link")).unwrap();
     let script = "cat /data/link; stat -c %a /data/deep/file; echo more >> /data/deep/file; cat /data/link";
     let spec = shell(script)
@@ -355,4 +357,50 @@ fn the_resident_helper_is_small_and_replaceable() {
     go();
     own.shutdown();
     go();
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
+    let Some(bench) = bench() else { return };
+    let given = bench.root().join("given");
+    std::fs::create_dir(&given).unwrap();
+    std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o710)).unwrap();
+    let mut wanted = shell("stat -c %a /given /new; touch /given/x 2>/dev/null || echo read-only");
+    for (dest, options) in [("/given", &["ro", "nosuid"][..]), ("/new", &["nosuid"])] {
+        wanted = wanted.mount(mount(dest, "tmpfs", Path::new("tmpfs"), options));
+    }
+    let output = run(&bench, &wanted.build().unwrap()).unwrap();
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["710", "1777", "read-only"]);
+}
+
+#[test]
+fn a_path_that_is_masked_twice_is_masked_once() {
+    let Some(bench) = bench() else { return };
+    let mut wanted = shell("cat /proc/self/mountinfo").build().unwrap();
+    let twice = vec!["/etc".to_owned(), "/etc".to_owned()];
+    wanted.linux_mut().as_mut().unwrap().set_masked_paths(Some(twice));
+    let output = run(&bench, &wanted).unwrap();
+    assert_eq!(output.lines().filter(|line| line.contains(" /etc ")).count(), 1, "{output}");
+}
+
+#[test]
+fn versions_of_the_spec_that_do_not_exist_are_refused() {
+    let Some(bench) = bench() else { return };
+    for version in ["", "1", "0.9.0", "2.0.0", "latest"] {
+        let mut wanted = shell("true").build().unwrap();
+        wanted.set_version(version.to_owned());
+        assert!(matches!(run(&bench, &wanted), Err(Error::Spec { .. })), "{version:?}");
+    }
+}
+
+#[test]
+fn a_hook_in_the_containers_place_has_the_programs_environment_unless_it_names_its_own() {
+    let Some(bench) = bench() else { return };
+    let mut bare = hook("test \"$WHO\" = program", None);
+    bare[0].set_env(None);
+    let mut hooks = Hooks::default();
+    hooks.set_start_container(Some([bare, hook("test \"$WHO\" = hook", None)].concat()));
+    let mut wanted = shell("echo $WHO").env(["WHO=program", "PATH=/usr/bin:/bin"]).build().unwrap();
+    wanted.set_hooks(Some(hooks));
+    assert_eq!(run(&bench, &wanted).unwrap(), "program\n");
 }

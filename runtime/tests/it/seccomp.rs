@@ -122,5 +122,5 @@ fn an_agent_answers_in_the_kernels_place() {
     let state: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(state["fds"], serde_json::json!(["seccompFd"]));
     assert_eq!(state["metadata"], "for the agent");
-    assert!(state["pid"].as_i64().unwrap() > 1 && state["state"]["status"] == "running", "{state}");
+    assert!(state["pid"].as_i64().unwrap() > 1 && state["state"]["status"] == "creating", "{state}");
 }
