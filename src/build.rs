@@ -149,11 +149,39 @@ pub enum NamedContext {
     Directory(Context),
     /// A git repository, in any form that ADD takes.
     Git(String),
+    /// The file behind a URL of http or https, as the one file `context`; an archive is not unpacked, as in BuildKit. For
+    /// what is in an archive there is [`Context::url`] in [`Self::Directory`].
+    Url(String),
+    /// Nothing, as `scratch`.
+    Scratch,
     /// An image of an OCI layout in this directory.
     Layout(PathBuf, LayoutImage),
 }
 
 impl NamedContext {
+    /// The forms of buildx's `--build-context`: `docker-image://NAME`, `docker-image://scratch`,
+    /// `oci-layout://DIRECTORY[:TAG][@DIGEST]`, `https://…`, every form of a git repository, else the path of a directory.
+    ///
+    /// # Errors
+    /// [`dockerfile::ContextError`] for something of such a form that is none.
+    pub fn parse(text: &str) -> Result<Self, dockerfile::ContextError> {
+        use dockerfile::{ContextError, NamedContext as Compiled};
+        if text.starts_with("oci-layout:") {
+            return Self::layout(text).ok_or_else(|| ContextError::Unsupported(format!("{text:?}")));
+        }
+        match text.parse() {
+            Ok(Compiled::Image(reference)) => Ok(Self::Image(reference)),
+            Ok(Compiled::Git(url)) => Ok(Self::Git(url)),
+            Ok(Compiled::Http(url)) => Ok(Self::Url(url)),
+            Ok(Compiled::Scratch) => Ok(Self::Scratch),
+            Err(ContextError::Unsupported(_)) if !text.contains("://") => {
+                Ok(Self::Directory(Context::directory(text)))
+            }
+            Ok(_) => Err(ContextError::Unsupported(format!("{text:?}"))),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What buildx calls `oci-layout://directory[:tag][@digest]`; `None` when `text` is nothing of that form.
     #[must_use]
     pub fn layout(text: &str) -> Option<Self> {
@@ -348,6 +376,8 @@ impl Build {
                 NamedContext::Image(reference) => dockerfile::NamedContext::Image(reference.clone()),
                 NamedContext::Directory(_) => dockerfile::NamedContext::Directory,
                 NamedContext::Git(url) => dockerfile::NamedContext::Git(url.clone()),
+                NamedContext::Url(url) => dockerfile::NamedContext::Http(url.clone()),
+                NamedContext::Scratch => dockerfile::NamedContext::Scratch,
                 NamedContext::Layout(path, image) => {
                     let digest = layout::digest(path, image)?;
                     dockerfile::NamedContext::OciLayout { store: name.clone(), digest }

@@ -1,5 +1,6 @@
 //! What happens, as values. The library emits; a user interface renders.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,12 +66,12 @@ pub enum Event {
         /// What is done.
         status: &'static str,
     },
-    /// A layer is pushed: `Preparing`, `Pushed`, `Layer already exists`, `Mounted`.
+    /// A layer is pushed: `Preparing`, `Pushed`, `Layer already exists`, `Mounted from org/base`.
     Push {
         /// The layer's diff ID.
         digest: Digest,
         /// What is done.
-        status: &'static str,
+        status: Cow<'static, str>,
     },
 }
 
@@ -88,9 +89,8 @@ impl fmt::Display for Event {
             }
             Self::Warning { text } => write!(f, "WARN: {text}"),
             Self::PullStarted { name } => write!(f, "Pulling {name}"),
-            Self::Pull { digest, status } | Self::Push { digest, status } => {
-                write!(f, "{}: {status}", digest.short())
-            }
+            Self::Pull { digest, status } => write!(f, "{}: {status}", digest.short()),
+            Self::Push { digest, status } => write!(f, "{}: {status}", digest.short()),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Engine {
         let name = name.with_default_tag();
         let layers = &image.record().layers;
         for layer in layers.iter().rev() {
-            events(&Event::Push { digest: *layer.diff_id.digest(), status: "Preparing" });
+            events(&Event::Push { digest: *layer.diff_id.digest(), status: "Preparing".into() });
         }
         let (manifest, bytes, blobs) = self.fix_manifest(image).await?;
         // The manifest says whether all is there already: one request for a push that changes nothing.
@@ -40,7 +40,10 @@ impl Engine {
         let mut waiting = blobs.into_iter().zip(shown.chain([None])).collect::<Vec<_>>().into_iter();
         if same {
             for layer in layers {
-                events(&Event::Push { digest: *layer.diff_id.digest(), status: "Layer already exists" });
+                events(&Event::Push {
+                    digest: *layer.diff_id.digest(),
+                    status: "Layer already exists".into(),
+                });
             }
             waiting = Vec::new().into_iter();
         }
@@ -55,9 +58,9 @@ impl Engine {
                 tasks.spawn(async move {
                     let pushed = client.push_blob(&name, source, options).await?;
                     let status = match pushed {
-                        BlobPush::Exists => "Layer already exists",
-                        BlobPush::Mounted { .. } => "Mounted",
-                        _ => "Pushed",
+                        BlobPush::Exists => "Layer already exists".into(),
+                        BlobPush::Mounted { from } => format!("Mounted from {from}").into(),
+                        _ => "Pushed".into(),
                     };
                     if let Some(digest) = shown {
                         sink(&Event::Push { digest, status });

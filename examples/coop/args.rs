@@ -123,7 +123,7 @@ pub(crate) struct Build {
     /// SSH agent socket to expose to the build (format: default|<id>[=<socket>])
     #[arg(long)]
     pub(crate) ssh: Vec<String>,
-    /// Additional build contexts (e.g., name=path, name=docker-image://image, name=oci-layout://path)
+    /// Additional build contexts (e.g., name=path, name=docker-image://image, name=oci-layout://path, name=https://…)
     #[arg(long)]
     pub(crate) build_context: Vec<String>,
     /// Add a custom host-to-IP mapping (host:ip)

@@ -78,13 +78,11 @@ fn is_git(text: &str) -> bool {
 fn named(build: Building, text: &str) -> Outcome<Building> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| format!("invalid context value: {text}, expected key=value"))?;
-    let context = match value.strip_prefix("docker-image://") {
-        Some(image) => NamedContext::Image(image.parse()?),
-        None if value.starts_with("oci-layout://") => {
-            NamedContext::layout(value).ok_or_else(|| format!("invalid OCI layout: {value}"))?
-        }
-        None if is_git(value) => NamedContext::Git(value.to_owned()),
-        None => NamedContext::Directory(Context::directory(value)),
+    // As buildx: a directory that is there is meant, whatever it is called.
+    let context = if Path::new(value).exists() {
+        NamedContext::Directory(Context::directory(value))
+    } else {
+        NamedContext::parse(value)?
     };
     Ok(build.context(name, context))
 }

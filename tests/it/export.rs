@@ -241,6 +241,52 @@ pub(crate) async fn serve(body: Vec<u8>) -> (std::net::SocketAddr, tokio::task::
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_named_context_is_what_its_text_says() {
+    let (addr, _server) = serve(b"fetched".to_vec()).await;
+    let store = tempfile::tempdir().unwrap();
+    let engine = engine(&store).await;
+    let build = |text: &str, context: NamedContext| {
+        engine.build(Context::files([("Dockerfile", text)])).context("given", context).run()
+    };
+    let url = format!("http://{addr}/there");
+    let copy = "FROM scratch\nCOPY --from=given context /file\n";
+    let built = build(copy, NamedContext::parse(&url).unwrap()).await.unwrap();
+    let view = engine.view(&built.image).unwrap();
+    let (_, layer) = view.find(b"file").unwrap();
+    let mut text = String::new();
+    let mut file = layer.open_file(engine.store().authority(), b"file").unwrap();
+    std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+    assert_eq!(text, "fetched");
+    let empty = NamedContext::parse("docker-image://scratch").unwrap();
+    assert_eq!(build("FROM given\nENV A=b\n", empty).await.unwrap().image.record().layers, []);
+    assert!(matches!(NamedContext::parse("https://h/a.git#main").unwrap(), NamedContext::Git(_)));
+    assert!(matches!(NamedContext::parse("git@h:a/b.git").unwrap(), NamedContext::Git(_)));
+    assert!(matches!(NamedContext::parse("oci-layout://dir:v1").unwrap(), NamedContext::Layout(..)));
+    assert!(matches!(NamedContext::parse("docker-image://a:1").unwrap(), NamedContext::Image(_)));
+    assert!(matches!(NamedContext::parse("../dir").unwrap(), NamedContext::Directory(_)));
+    for wrong in ["docker-image://A", "oci-layout:///a@sha256:1", "what://x"] {
+        NamedContext::parse(wrong).unwrap_err();
+    }
+    // By the command line, too.
+    let coop = crate::transcript::examples().join("coop");
+    if !coop.exists() {
+        crate::base::skipped("the example coop is not built: run `cargo build --examples`");
+        return;
+    }
+    let files = context(&[("Dockerfile", copy)]);
+    let done = tokio::process::Command::new(coop)
+        .arg("--root")
+        .arg(store.path())
+        .args(["build", "-q", "--build-context", &format!("given={url}")])
+        .arg(files.path())
+        .output()
+        .await
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), built.image.id().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_context_behind_a_url_is_an_archive_or_a_dockerfile() {
     let store = tempfile::tempdir().unwrap();
     let engine = engine(&store).await;
