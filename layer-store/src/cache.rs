@@ -6,11 +6,13 @@
 //! *slot* (which step of which build it is), so that a miss can be explained by the first part that differs.
 
 use image_core::{Algorithm, Digest, Digester, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Dir, parse_record, record_bytes};
 use crate::error::Result;
 use crate::layer::LayerKey;
+use crate::parallel;
 use crate::store::Store;
 use crate::transaction::Transaction;
 
@@ -152,13 +154,18 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`](crate::Error::Damaged).
     pub fn cache_records(&self) -> Result<Vec<(String, CacheRecord)>> {
-        let mut records = Vec::new();
-        for name in self.places.cache.names()? {
-            if let Some(record) = self.places.cache.read_json(&name)? {
-                records.push((name, record));
-            }
-        }
-        Ok(records)
+        self.each_cache_record()
+    }
+
+    /// All cache records with their keys, without what the steps depended on, which is most of them.
+    pub(crate) fn cache_hits(&self) -> Result<Vec<(String, CacheHit)>> {
+        self.each_cache_record()
+    }
+
+    fn each_cache_record<T: DeserializeOwned + Send>(&self) -> Result<Vec<(String, T)>> {
+        let read = |name: &String| Ok((name.clone(), self.places.cache.read_json(name)?));
+        let found = parallel::each(&self.places.cache.names()?, read)?;
+        Ok(found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect())
     }
 
     /// Removes all cache records. Gives how many there were; their layers go with the next gc.

@@ -173,7 +173,7 @@ impl Store {
         for container in self.containers()? {
             needed.layers.extend(container.layers.iter().map(|layer| layer.key.to_string()));
         }
-        for (_, record) in self.cache_records()? {
+        for (_, record) in self.cache_hits()? {
             needed.layers.insert(record.layer.to_string());
         }
         needed.blobs.extend(self.referring(&needed.blobs)?);

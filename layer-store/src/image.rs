@@ -18,6 +18,7 @@ use crate::blob::file_name;
 use crate::error::{Error, Result};
 use crate::image_index::IndexRecord;
 use crate::layer::{Layer, LayerKey};
+use crate::parallel;
 use crate::store::Store;
 
 /// The fewest characters of an image ID that are looked for.
@@ -208,12 +209,9 @@ impl Store {
 
     /// The images of this store, without those of additional ones.
     pub(crate) fn own_images(&self) -> Result<Vec<ImageRecord>> {
-        let mut records = Vec::new();
-        for name in self.places.images.names()? {
-            // Removed meanwhile is fine.
-            records.extend(self.places.images.read_json::<ImageRecord>(&name)?);
-        }
-        Ok(records)
+        let read = |name: &String| self.places.images.read_json::<ImageRecord>(name);
+        // Removed meanwhile is fine.
+        Ok(parallel::each(&self.places.images.names()?, read)?.into_iter().flatten().collect())
     }
 
     /// The config document of `record`.

@@ -75,6 +75,7 @@ mod lower;
 mod materialise;
 mod merged;
 mod pack;
+mod parallel;
 mod prune;
 mod referrer;
 mod repair;

@@ -262,7 +262,7 @@ impl Shares {
             }
         }
         let layers = containers.iter().flat_map(|container| &container.layers).map(|layer| layer.key.clone());
-        let cached = store.cache_records()?.into_iter().map(|(_, record)| record.layer);
+        let cached = store.cache_hits()?.into_iter().map(|(_, hit)| hit.layer);
         for key in layers.chain(cached) {
             shares.users.entry(Need::Layer(key)).or_default().0 += 1;
         }

@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use image_core::{Digest, ImageId};
 
 use crate::blob::file_name;
+use crate::cache::CacheHit;
 use crate::container::{ContainerRecord, ContainerStatus};
 use crate::error::Result;
+use crate::image::ImageRecord;
+use crate::layer::LayerKey;
+use crate::parallel;
 use crate::store::Store;
 
 /// What one image costs.
@@ -108,16 +112,9 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn usage(&self) -> Result<Usage> {
-        let mut sizes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let mut sizes_of = |key: &crate::LayerKey| -> Result<(u64, u64)> {
-            if let Some(known) = sizes.get(key.as_str()) {
-                return Ok(*known);
-            }
-            let known = self.layer_usage(key)?;
-            sizes.insert(key.as_str().to_owned(), known);
-            Ok(known)
-        };
-        let (records, containers) = (self.images()?, self.containers()?);
+        let (records, containers, cache) = (self.images()?, self.containers()?, self.cache_hits()?);
+        let sizes = self.layer_sizes(&records, &containers, &cache)?;
+        let sizes_of = |key: &LayerKey| sizes.get(key.as_str()).copied().unwrap_or_default();
         let mut users: BTreeMap<String, usize> = BTreeMap::new();
         for record in &records {
             let keys: BTreeSet<_> = record.layers.iter().map(|layer| layer.key.as_str()).collect();
@@ -131,7 +128,7 @@ impl Store {
             let count = containers.iter().filter(|container| container.image == record.id()).count();
             let (mut size, mut shared) = (0, 0);
             for layer in &record.layers {
-                let (bytes, allocated) = sizes_of(&layer.key)?;
+                let (bytes, allocated) = sizes_of(&layer.key);
                 size += bytes;
                 if users.get(layer.key.as_str()).is_some_and(|users| *users > 1) {
                     shared += bytes;
@@ -164,14 +161,13 @@ impl Store {
             }
         }
         for layer in containers.iter().flat_map(|container| &container.layers) {
-            let (_, allocated) = sizes_of(&layer.key)?;
+            let (_, allocated) = sizes_of(&layer.key);
             needed.layers.insert(layer.key.as_str().to_owned(), allocated);
             pinned.layers.insert(layer.key.as_str().to_owned(), allocated);
         }
-        let cache = self.cache_records()?;
         let mut only_cache = BTreeMap::new();
         for (id, record) in cache {
-            let (size, allocated) = sizes_of(&record.layer)?;
+            let (size, allocated) = sizes_of(&record.layer);
             let shared = needed.layers.contains_key(record.layer.as_str());
             if !shared {
                 only_cache.insert(record.layer.to_string(), allocated);
@@ -202,7 +198,7 @@ impl Store {
         for name in self.places.layers.names()? {
             if !needed.layers.contains_key(&name) && !only_cache.contains_key(&name) {
                 usage.unreferenced +=
-                    self.layer_usage(&crate::LayerKey::from_name(&name)).map_or(0, |known| known.1);
+                    self.layer_usage(&LayerKey::from_name(&name)).map_or(0, |known| known.1);
             }
         }
         for name in self.places.blobs.names()? {
@@ -237,8 +233,24 @@ impl Store {
         Ok(usage)
     }
 
+    /// What every layer costs that an image, a container or the cache has, each read once.
+    fn layer_sizes(
+        &self,
+        images: &[ImageRecord],
+        containers: &[ContainerRecord],
+        cache: &[(String, CacheHit)],
+    ) -> Result<BTreeMap<String, (u64, u64)>> {
+        let keys = images.iter().flat_map(|image| image.layers.iter().map(|layer| &layer.key));
+        let keys = keys.chain(containers.iter().flat_map(|one| one.layers.iter().map(|layer| &layer.key)));
+        let keys: BTreeMap<&str, &LayerKey> =
+            keys.chain(cache.iter().map(|(_, hit)| &hit.layer)).map(|key| (key.as_str(), key)).collect();
+        let keys: Vec<&LayerKey> = keys.into_values().collect();
+        let read = |key: &&LayerKey| Ok((key.as_str().to_owned(), self.layer_usage(key)?));
+        Ok(parallel::each(&keys, read)?.into_iter().collect())
+    }
+
     /// What a layer is said to be large, and what its files take on disk: from the head of its index.
-    pub(crate) fn layer_usage(&self, key: &crate::LayerKey) -> Result<(u64, u64)> {
+    pub(crate) fn layer_usage(&self, key: &LayerKey) -> Result<(u64, u64)> {
         let Some(summary) = self.layer_summary(key)? else { return Ok((0, 0)) };
         // What an additional store has costs this one nothing.
         let is_own = self.additional.is_empty() || self.places.layers.exists(key.as_str());

@@ -92,7 +92,7 @@ async fn a_pull_that_is_dropped_between_two_layers_leaves_nothing() {
     let one = Arc::new(AtomicBool::new(false));
     let seen = one.clone();
     let events: cooperage::EventSink = Arc::new(move |event: &Event| {
-        if matches!(event, Event::Pull { status: "Pull complete", .. }) {
+        if matches!(event, Event::Pull { status: "Download complete", .. }) {
             seen.store(true, Ordering::SeqCst);
         }
     });
@@ -100,7 +100,7 @@ async fn a_pull_that_is_dropped_between_two_layers_leaves_nothing() {
     tokio::select! {
         ended = pull => panic!("{ended:?}"),
         () = async {
-            // A layer is complete while others are still awaited.
+            // One layer is here; others are awaited, by the threads that unpack, too.
             while !one.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
