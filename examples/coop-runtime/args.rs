@@ -2,11 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
-#[command(name = "coop-runtime", version, disable_help_subcommand = true, args_override_self = true)]
+#[command(
+    name = "coop-runtime",
+    version,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 pub(crate) struct Args {
+    /// Print version.
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
     /// Where containers are kept.
     #[arg(long)]
     pub(crate) root: Option<PathBuf>,

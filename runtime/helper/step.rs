@@ -142,6 +142,8 @@ fn exec(args: [usize; 6]) -> (u32, u32) {
 fn find(args: [usize; 6]) -> Result<(), (u32, u32)> {
     const AT_FDCWD: usize = -100isize as usize;
     const X_OK: usize = 1;
+    // With the ids and capabilities that execve will have.
+    const AT_EACCESS: usize = 0x200;
     const O_PATH_DIRECTORY: usize = 0o10000000 | if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200000 };
     let mut denied = None;
     let mut at = 0;
@@ -149,7 +151,7 @@ fn find(args: [usize; 6]) -> Result<(), (u32, u32)> {
         // SAFETY: as in `exec`.
         let (path, answer) = unsafe {
             let path = *((args[0] + at * 8) as *const usize);
-            (path, call(nr::FACCESSAT, [AT_FDCWD, path, X_OK, 0, 0, 0]))
+            (path, call(nr::FACCESSAT2, [AT_FDCWD, path, X_OK, AT_EACCESS, 0, 0]))
         };
         match -answer as u32 {
             0 => {

@@ -27,6 +27,7 @@ pub(crate) mod nr {
     pub(crate) const READLINKAT: usize = 267;
     pub(crate) const FCHMODAT: usize = 268;
     pub(crate) const FACCESSAT: usize = 269;
+    pub(crate) const FACCESSAT2: usize = 439;
     pub(crate) const DUP3: usize = 292;
     pub(crate) const MEMFD_CREATE: usize = 319;
     pub(crate) const STATX: usize = 332;
@@ -43,6 +44,7 @@ pub(crate) mod nr {
     pub(crate) const MKDIRAT: usize = 34;
     pub(crate) const SYMLINKAT: usize = 36;
     pub(crate) const FACCESSAT: usize = 48;
+    pub(crate) const FACCESSAT2: usize = 439;
     pub(crate) const CHDIR: usize = 49;
     pub(crate) const FCHMOD: usize = 52;
     pub(crate) const FCHMODAT: usize = 53;

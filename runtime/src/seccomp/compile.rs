@@ -116,10 +116,13 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
             return Err(Error::spec("linux.seccomp.listenerPath", "missing, with an action SCMP_ACT_NOTIFY"));
         }
         // The helper hands the listener over with these; were they to wait for the listener, nobody would have it.
-        if notifying.any(|entry| entry.names().iter().any(|name| name == "write" || name == "sendmsg")) {
+        let hands_over = |name: &&String| matches!(name.as_str(), "write" | "sendmsg");
+        if let Some(name) = notifying.flat_map(|entry| entry.names()).find(hands_over) {
             return Err(Error::spec(
                 "linux.seccomp.syscalls",
-                "SCMP_ACT_NOTIFY cannot be used for write and sendmsg, which hand the listener over",
+                format!(
+                    "SCMP_ACT_NOTIFY cannot be used for the {name} syscall, which hands the listener over"
+                ),
             ));
         }
         flags |= FLAG_NEW_LISTENER;
@@ -127,7 +130,7 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
             flags |= FLAG_TSYNC_ESRCH;
         }
     } else if profile.listener_path().is_some() {
-        return Err(Error::spec("linux.seccomp.listenerPath", "given without an action SCMP_ACT_NOTIFY"));
+        tracing::warn!("linux.seccomp.listenerPath is given without an action SCMP_ACT_NOTIFY, and not used");
     } else if flags & FLAG_WAIT_KILLABLE != 0 {
         // The kernel takes it only together with a listener.
         flags &= !FLAG_WAIT_KILLABLE;
