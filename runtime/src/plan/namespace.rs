@@ -57,7 +57,8 @@ impl Namespaces {
                     format!("the {name} namespace stands there twice"),
                 ));
             }
-            let Some(path) = namespace.path() else {
+            // An empty path is none, as in runc.
+            let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) else {
                 found.new |= flag;
                 continue;
             };
