@@ -219,7 +219,7 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::WrongState`] unless it is created; [`Error::Step`] in phase `exec`: see [`Error::is_not_found`] and
-    /// [`Error::is_not_executable`]; the container is then stopped.
+    /// [`Error::is_not_executable`]; [`Error::Hook`]. The container is then stopped.
     pub fn start(&self) -> Result<(), Error> {
         let status = self.status();
         if status != Status::Created {
@@ -238,8 +238,10 @@ impl Container {
         let spec = self.spec()?;
         let record = self.record();
         let state = |status| hook::state(&record, &spec, status, self.pid());
+        // A hook that fails ends the container; best effort, on the way out with its error.
         if hook::any(&spec, Point::StartContainer) {
-            hook::run_inside(self, &spec, Point::StartContainer, &state(Status::Created)?)?;
+            hook::run_inside(self, &spec, Point::StartContainer, &state(Status::Created)?)
+                .inspect_err(|_| drop(self.end()))?;
         }
         launched.start(|listener| {
             let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
@@ -251,7 +253,23 @@ impl Container {
             record.start = None;
         })?;
         if hook::any(&spec, Point::Poststart) {
-            hook::run_outside(&spec, Point::Poststart, &state(Status::Running)?)?;
+            hook::run_outside(&spec, Point::Poststart, &state(Status::Running)?)
+                .inspect_err(|_| drop(self.end()))?;
+        }
+        Ok(())
+    }
+
+    /// Ends every process of it, and waits for the first.
+    fn end(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        if let Some(child) = &inner.child {
+            child.kill(Signal::KILL)?;
+        }
+        if let Some(group) = &inner.group {
+            group.kill(Signal::KILL)?;
+        }
+        if let Some(child) = &inner.child {
+            child.wait_among(&inner.orphans)?;
         }
         Ok(())
     }
@@ -350,7 +368,7 @@ impl Container {
     }
 
     /// Ends every process of the container, waits for it, and removes its cgroups and its state. The Spec's poststop
-    /// hooks run then; that one fails is logged.
+    /// hooks run then, all of them; that one fails is logged.
     ///
     /// # Errors
     ///
@@ -368,15 +386,7 @@ impl Container {
         let inner = &self.inner;
         // Without the file there was no Spec yet, so no hook either.
         let spec = self.spec().ok();
-        if let Some(child) = &inner.child {
-            child.kill(Signal::KILL)?;
-        }
-        if let Some(group) = &inner.group {
-            group.kill(Signal::KILL)?;
-        }
-        if let Some(child) = &inner.child {
-            child.wait_among(&inner.orphans)?;
-        }
+        self.end()?;
         if let Some(group) = &inner.group {
             group.remove()?;
         }
@@ -384,7 +394,7 @@ impl Container {
         inner.place.remove()?;
         if let Some(spec) = spec.filter(|spec| hook::any(spec, Point::Poststop) && record.init.is_some()) {
             let state = hook::state(&record, &spec, Status::Stopped, 0)?;
-            if let Err(error) = hook::run_outside(&spec, Point::Poststop, &state) {
+            for error in hook::run_all_outside(&spec, Point::Poststop, &state) {
                 tracing::warn!(id = %inner.id, %error, "a poststop hook failed");
             }
         }

@@ -112,6 +112,12 @@ pub(crate) fn run_outside(spec: &Spec, point: Point, state: &State) -> Result<()
     Ok(())
 }
 
+/// Runs every hook of a point in this process's namespaces, also after one that fails; what failed.
+pub(crate) fn run_all_outside(spec: &Spec, point: Point, state: &State) -> Vec<Error> {
+    let hooks = list(spec, point).iter().enumerate();
+    hooks.filter_map(|(index, hook)| Some(failed(point, index, hook, outside(hook, state).err()?))).collect()
+}
+
 /// Runs the hooks of a point in the namespaces of the container.
 pub(crate) fn run_inside(
     container: &Container,

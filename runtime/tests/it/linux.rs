@@ -105,6 +105,40 @@ fn a_hook_that_fails_or_hangs_ends_it() {
 }
 
 #[test]
+fn a_poststop_hook_that_fails_keeps_no_other_from_running() {
+    let Some(bench) = bench() else { return };
+    let log = bench.dir.path().join("log");
+    let script = |end: &str| hook(&format!("echo {end} >> {}; {end}", log.display()), None);
+    let mut hooks = Hooks::default();
+    hooks.set_poststop(Some([script("true"), script("exit 3"), script("true")].concat()));
+    let mut spec = shell("true").build().unwrap();
+    spec.set_hooks(Some(hooks));
+    run(&bench, &spec).unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "true\nexit 3\ntrue\n");
+}
+
+#[test]
+fn a_hook_of_start_that_fails_stops_a_detached_container() {
+    let Some(bench) = bench() else { return };
+    for point in ["startContainer", "poststart"] {
+        let mut hooks = Hooks::default();
+        match point {
+            "poststart" => hooks.set_poststart(Some(hook("exit 3", None))),
+            _ => hooks.set_start_container(Some(hook("exit 3", None))),
+        };
+        let mut spec = shell("sleep 1000").build().unwrap();
+        spec.set_hooks(Some(hooks));
+        let options = CreateOptions::default().detachable(true);
+        let created = bench.runtime.create_with(&fresh_id(), &spec, bench.rootfs(), Io::null(), &options);
+        let container = created.unwrap().detach().unwrap();
+        let error = container.start().unwrap_err();
+        assert!(matches!(&error, Error::Hook { point: failed, .. } if *failed == point), "{error:?}");
+        assert_eq!(container.status(), Status::Stopped, "{point}");
+        container.delete().unwrap();
+    }
+}
+
+#[test]
 fn a_terminal_of_its_own() {
     let Some(bench) = bench() else { return };
     let mut spec =
