@@ -9,7 +9,7 @@ use crate::cgroup::Beneath;
 use crate::child::Child;
 use crate::orphan::Orphans;
 use crate::plan::{ExecRequest, Plan};
-use crate::{Container, Errno, Error, Exit, Io, Phase, Signal, seccomp};
+use crate::{Container, Errno, Error, Exit, Io, Phase, Signal, Warning, seccomp, warning};
 
 /// A process that was started in a running container, beside its first one.
 ///
@@ -19,6 +19,7 @@ pub struct Exec {
     child: Arc<Child>,
     orphans: Orphans,
     terminal: Option<OwnedFd>,
+    warnings: Vec<Warning>,
 }
 
 /// Settings of one [`Container::exec_with`].
@@ -61,7 +62,7 @@ impl Exec {
     ) -> Result<Self, Error> {
         let root = open_root(init)?;
         let (inner, record, spec) = (&container.inner, container.record(), container.spec()?);
-        let plan = Plan::exec(ExecRequest {
+        let mut plan = Plan::exec(ExecRequest {
             process,
             io,
             init: container.init(init)?,
@@ -71,6 +72,8 @@ impl Exec {
             linux: spec.linux().as_ref(),
             group: container.group_fds(&options.groups)?,
         })?;
+        let warnings = std::mem::take(&mut plan.warnings);
+        warning::log(&warnings);
         let launched = inner.helper.launch(plan, &mut |_| Ok(()))?;
         // Whoever waits for the container reaps this process too: the container cannot end before.
         inner.orphans.adopt(Arc::clone(&launched.child));
@@ -91,7 +94,13 @@ impl Exec {
         }
         started?;
         let child = Arc::clone(&launched.child);
-        Ok(Self { child, orphans: inner.orphans.clone(), terminal: launched.terminal })
+        Ok(Self { child, orphans: inner.orphans.clone(), terminal: launched.terminal, warnings })
+    }
+
+    /// What was left out of the process.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// The controlling side of the terminal that the process asks for (`terminal`); once.

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 
 use crate::launch::Launched;
-use crate::{Container, Error};
+use crate::{Container, Error, Warning};
 
 /// A container that is prepared and waits to be started. Everything [`Container`] can do is there too.
 ///
@@ -16,6 +16,7 @@ pub struct Created {
     kill_on_drop: bool,
     detachable: bool,
     armed: bool,
+    warnings: Vec<Warning>,
 }
 
 impl Created {
@@ -24,8 +25,15 @@ impl Created {
         launched: Launched,
         kill_on_drop: bool,
         detachable: bool,
+        warnings: Vec<Warning>,
     ) -> Self {
-        Self { container, launched, kill_on_drop, detachable, armed: true }
+        Self { container, launched, kill_on_drop, detachable, armed: true, warnings }
+    }
+
+    /// What was left out of the Spec.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// Executes the program. Returns when `execve` has succeeded.

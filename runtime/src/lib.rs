@@ -85,6 +85,7 @@ mod status;
 mod sys;
 mod user_namespace;
 mod userns;
+mod warning;
 
 pub use cgroup::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, Stats};
 pub use container::Container;
@@ -107,3 +108,4 @@ pub use signal::Signal;
 pub use spec::{IdRange, Network, SpecBuilder, UserMapping};
 pub use status::Status;
 pub use user_namespace::{CallId, DirectoryEntry, FileBatch, FileStat, Outcome, Slot, UserNamespace};
+pub use warning::Warning;

@@ -42,7 +42,7 @@ pub(crate) use label::{has_apparmor, has_selinux};
 pub(crate) use option::known as mount_options;
 
 use crate::userns::IdMaps;
-use crate::{Error, Phase, Rootfs};
+use crate::{Error, Phase, Rootfs, Warning};
 
 /// What will be done to make a container, step by step.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ pub struct Plan {
     pub(crate) gate: u32,
     /// The index of the first step of the new process: those before are its maker's.
     pub(crate) born: u32,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// What a step is for.
@@ -105,6 +106,12 @@ impl Plan {
     /// A plan that only finds out whether namespaces can be made, and overlay mounted in them.
     pub(crate) fn probe(maps: Option<IdMaps>, overlay: bool) -> Result<Self, Error> {
         compile::probe(maps, overlay)
+    }
+
+    /// What is left out of the Spec.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// How many steps there are.

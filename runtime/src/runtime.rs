@@ -17,6 +17,7 @@ use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
 use crate::{
     Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap, seccomp,
+    warning,
 };
 
 /// Starts, finds and removes containers whose state lives in one directory.
@@ -88,7 +89,9 @@ impl Runtime {
         if options.detachable {
             request.start = Some(start_socket(&place)?);
         }
-        let plan = Plan::create(request)?;
+        let mut plan = Plan::create(request)?;
+        let warnings = std::mem::take(&mut plan.warnings);
+        warning::log(&warnings);
         record.namespaces = plan.namespaces;
         record.maps.clone_from(&plan.maps);
         record.group = claim.group.as_ref().map(|group| group.record().clone());
@@ -131,7 +134,7 @@ impl Runtime {
         let container = container(record, &launched.child, claim.group.take());
         claim.keep();
         // From here on the handle's own `drop` cleans up.
-        let created = Created::new(container, launched, options.kill_on_drop, options.detachable);
+        let created = Created::new(container, launched, options.kill_on_drop, options.detachable, warnings);
         created.inner.place.write(&created.record())?;
         Ok(created)
     }

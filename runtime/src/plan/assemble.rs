@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::wire::{self, HEADER, MAGIC, NONE, REGISTERS, STEP, VERSION, arg, op};
 use super::{Note, Plan};
-use crate::{Error, Phase};
+use crate::{Error, Phase, Warning};
 
 /// A register of the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub(super) struct Assembler {
     born: u32,
     /// A text with a zero byte, which the kernel would cut short.
     cut: Option<String>,
+    warnings: Vec<Warning>,
 }
 
 impl Assembler {
@@ -110,12 +111,18 @@ impl Assembler {
             inject: None,
             born: 0,
             cut: None,
+            warnings: Vec::new(),
         }
     }
 
     /// All further steps belong to this phase.
     pub(super) fn phase(&mut self, phase: Phase) {
         self.phase = phase;
+    }
+
+    /// Says what is left out.
+    pub(super) fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
     }
 
     /// Makes the step of this index fail, for tests.
@@ -406,6 +413,7 @@ impl Assembler {
             programs: Vec::new(),
             gate: 0,
             born: self.born,
+            warnings: self.warnings,
         })
     }
 }

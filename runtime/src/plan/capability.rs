@@ -3,6 +3,8 @@
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
 use super::assemble::Assembler;
+use super::compile::Privilege;
+use crate::Warning;
 
 /// `_LINUX_CAPABILITY_VERSION_3` of `capset(2)`.
 const VERSION_3: u32 = 0x2008_0522;
@@ -31,10 +33,27 @@ impl Sets {
         }
     }
 
-    /// The first capability that is asked for and is not among these.
-    pub(super) fn first_outside(&self, available: u64) -> Option<u32> {
-        let missing = (self.effective | self.permitted | self.inheritable) & !available;
-        (missing != 0).then(|| missing.trailing_zeros())
+    /// The part of the sets that can be given, never more than was asked for; with a warning for each of the rest.
+    pub(super) fn granted(
+        &self,
+        privilege: &Privilege,
+        in_user_namespace: bool,
+        asm: &mut Assembler,
+    ) -> Self {
+        let available = privilege.available(in_user_namespace);
+        let bounding = privilege.bounding(in_user_namespace);
+        let missing = (self.effective | self.permitted | self.inheritable | self.ambient) & !available
+            | self.bounding & !bounding;
+        for number in (0..u64::BITS).filter(|number| missing & (1 << number) != 0) {
+            asm.warn(Warning::CapabilityNotGranted { capability: name(number) });
+        }
+        Self {
+            bounding: self.bounding & bounding,
+            effective: self.effective & available,
+            inheritable: self.inheritable & available,
+            permitted: self.permitted & available,
+            ambient: self.ambient & available,
+        }
     }
 
     /// Shrinks the bounding set; while the process still may.
@@ -99,10 +118,7 @@ impl Sets {
                 let args = [libc::PR_CAP_AMBIENT.into(), libc::PR_CAP_AMBIENT_RAISE.into(), number.into()];
                 asm.call("prctl", libc::SYS_prctl, &args, format!("add {} to the ambient set", name(number)));
             } else if self.ambient & (1 << number) != 0 {
-                tracing::warn!(
-                    "can't raise ambient capability {}: it is not both permitted and inheritable",
-                    name(number)
-                );
+                asm.warn(Warning::AmbientNotRaised { capability: name(number) });
             }
         }
     }
@@ -194,5 +210,28 @@ mod tests {
         }
         assert_eq!(name(21), "CAP_SYS_ADMIN");
         assert_eq!(name(60), "capability 60");
+    }
+
+    #[test]
+    fn what_is_granted_is_asked_for_and_there() {
+        let privilege =
+            Privilege { euid: 0, egid: 0, capabilities: 0b0110, bounding: 0b1010, last_capability: 3 };
+        let asked = Sets {
+            bounding: 0b0011,
+            effective: 0b0011,
+            inheritable: 0b0100,
+            permitted: 0b0111,
+            ambient: 0b1000,
+        };
+        let mut asm = Assembler::new();
+        let granted = asked.granted(&privilege, false, &mut asm);
+        let wanted =
+            Sets { bounding: 0b0010, effective: 0b0010, inheritable: 0b0100, permitted: 0b0110, ambient: 0 };
+        assert_eq!(granted, wanted);
+        let plan = asm.finish().unwrap();
+        let lacking = [0, 3].map(|number| Warning::CapabilityNotGranted { capability: name(number) });
+        assert_eq!(plan.warnings, lacking);
+        let mut asm = Assembler::new();
+        assert_eq!(asked.granted(&privilege, true, &mut asm), asked);
     }
 }

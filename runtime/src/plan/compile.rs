@@ -29,6 +29,8 @@ pub(crate) struct Privilege {
     pub(crate) egid: u32,
     /// The effective capabilities, as a bit mask.
     pub(crate) capabilities: u64,
+    /// The bounding set, as a bit mask.
+    pub(crate) bounding: u64,
     /// The number of the kernel's last capability.
     pub(crate) last_capability: u32,
 }
@@ -47,10 +49,18 @@ impl Privilege {
             .and_then(|text| text.trim().parse().ok())
             .filter(|last| *last < 64)
             .unwrap_or(40);
+        let bounding = (0..=last_capability)
+            .map(|number| 1 << number)
+            .filter(|bit| {
+                let one = rustix::thread::CapabilitySet::from_bits_retain(*bit);
+                rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false)
+            })
+            .fold(0, |set, bit| set | bit);
         Self {
             euid: rustix::process::geteuid().as_raw(),
             egid: rustix::process::getegid().as_raw(),
             capabilities,
+            bounding,
             last_capability,
         }
     }
@@ -66,7 +76,16 @@ impl Privilege {
 
     /// The capabilities a container's process can have.
     pub(crate) fn available(&self, in_user_namespace: bool) -> u64 {
-        if in_user_namespace { u64::MAX >> (63 - self.last_capability) } else { self.capabilities }
+        if in_user_namespace { self.all() } else { self.capabilities }
+    }
+
+    /// The capabilities a container's process can have in its bounding set.
+    pub(crate) fn bounding(&self, in_user_namespace: bool) -> u64 {
+        if in_user_namespace { self.all() } else { self.bounding }
+    }
+
+    fn all(&self) -> u64 {
+        u64::MAX >> (63 - self.last_capability)
     }
 }
 
@@ -225,7 +244,14 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     process::schedule(&mut asm, process, Some(linux))?;
     process::enter_directory(&mut asm, process.cwd());
     let filter = linux.seccomp().as_ref().map(seccomp::compiled).transpose()?;
-    let loading = process::become_process(&mut asm, process, maps.as_ref(), &privilege, filter)?;
+    let loading = process::become_process(
+        &mut asm,
+        process,
+        maps.as_ref(),
+        maps.is_some() || joined_user,
+        &privilege,
+        filter,
+    );
     streams.place(&mut asm, slave);
 
     let program = Program::of(&mut asm, process)?;

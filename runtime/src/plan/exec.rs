@@ -70,7 +70,7 @@ pub(super) fn compile(request: ExecRequest<'_>) -> Result<Plan, Error> {
     process::enter_directory(&mut asm, process.cwd());
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compiled).transpose()?;
-    let loading = process::become_process(&mut asm, process, maps, &privilege, filter)?;
+    let loading = process::become_process(&mut asm, process, maps, user, &privilege, filter);
     // The change of ids may have made it so again.
     let args = [libc::PR_SET_DUMPABLE.into(), 0.into()];
     asm.call("prctl", libc::SYS_prctl, &args, "not dumpable");

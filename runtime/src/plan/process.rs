@@ -38,7 +38,7 @@ pub(super) fn enter_directory(asm: &mut Assembler, cwd: &Path) {
     asm.check(first, u64::MAX, u64::from(b'/'), libc::EXDEV, format!("{shown}: it lies beneath the root"));
 }
 
-/// Becomes the Spec's user with the Spec's capabilities.
+/// Becomes the Spec's user with those of the Spec's capabilities that can be given.
 ///
 /// A filter is loaded by `Program::execute`, as late as can be, so that it need not allow what happens here. The kernel
 /// wants CAP_SYS_ADMIN for that, unless the process can gain no privileges: it is kept until then.
@@ -46,20 +46,12 @@ pub(super) fn become_process(
     asm: &mut Assembler,
     process: &Process,
     maps: Option<&IdMaps>,
+    in_user_namespace: bool,
     privilege: &Privilege,
     filter: Option<Arc<Filter>>,
-) -> Result<Loading, Error> {
+) -> Loading {
     asm.phase(Phase::Process);
-    let sets = Sets::of(process.capabilities().as_ref());
-    if let Some(number) = sets.first_outside(privilege.available(maps.is_some())) {
-        return Err(Error::Host {
-            what: format!("{}, which process.capabilities asks for", super::capability::name(number)),
-            hint: crate::Hint::new(
-                "this process does not have it, so it cannot give it",
-                "take it out of the Spec, or run with it",
-            ),
-        });
-    }
+    let sets = Sets::of(process.capabilities().as_ref()).granted(privilege, in_user_namespace, asm);
     sets.bound(asm, privilege.last_capability);
     Sets::keep(asm);
     credential::become_user(asm, process.user(), maps);
@@ -76,7 +68,7 @@ pub(super) fn become_process(
         let args = [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()];
         asm.call("prctl", libc::SYS_prctl, &args, "no new privileges");
     }
-    Ok(Loading { filter, given_up })
+    Loading { filter, given_up }
 }
 
 /// A filter that is loaded last, and the capabilities to have after it.

@@ -9,6 +9,7 @@
 
 mod agent;
 mod basic;
+mod capability;
 mod cgroup;
 mod exec;
 mod failure;
