@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::progress::Progress;
+
 /// A docker-like command line over cooperage: no daemon, no root.
 #[derive(Debug, Parser)]
 #[command(name = "coop", version, disable_help_subcommand = true)]
@@ -159,8 +161,29 @@ pub(crate) struct Build {
     /// Print the image ID alone
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// How the build is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) progress: Progress,
+    /// External cache sources (e.g., user/app:cache, type=local,src=path)
+    #[arg(long)]
+    pub(crate) cache_from: Vec<String>,
+    /// Cache export destinations (e.g., type=registry,ref=user/app:cache, type=local,dest=path, type=inline)
+    #[arg(long)]
+    pub(crate) cache_to: Vec<String>,
+    /// Memory limit of RUN
+    #[arg(short, long)]
+    pub(crate) memory: Option<String>,
+    /// Build twice without the cache and name the steps and files that differ
+    #[arg(long)]
+    pub(crate) check_reproducible: bool,
     /// The context: a directory, - for a tar archive from the standard input, a git repository, or a URL
     pub(crate) path: PathBuf,
+}
+
+impl Build {
+    pub(crate) fn progress(&self) -> Progress {
+        if self.quiet { Progress::Quiet } else { self.progress }
+    }
 }
 
 #[derive(Debug, Args)]

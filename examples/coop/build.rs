@@ -1,14 +1,15 @@
 //! `coop build`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use cooperage::{
-    Attestation, Build as Building, Built, Context, Engine, Error, Event, NamedContext, Output, Secret,
+    Attestation, Build as Building, Built, CacheLocation, Context, Engine, Error, Event, Limits,
+    NamedContext, Output, Secret,
 };
 
 use crate::Outcome;
 use crate::args::Build;
+use crate::progress::Renderer;
 
 /// `key=value,…` of an option; a word without `=` has an empty value.
 fn fields(text: &str) -> Vec<(&str, &str)> {
@@ -177,6 +178,10 @@ fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
             .map_err(|_| format!("invalid IP address in add-host: {address:?}"))?;
         build = build.add_host(name, address);
     }
+    build = caches(build, args)?;
+    let mut limits = Limits::default();
+    limits.memory = args.memory.as_deref().map(bytes).transpose()?;
+    build = build.limits(limits);
     build = match args.network.as_str() {
         "default" | "host" => build,
         "none" => build.no_network(true),
@@ -214,20 +219,57 @@ fn configure(engine: &Engine, args: &Build) -> Outcome<Building> {
     Ok(build)
 }
 
-/// Draws events as `docker build --progress plain` does: a block for each vertex.
-fn render(last: &Mutex<usize>, event: &Event) {
-    let number = match event {
-        Event::StepStarted { number, .. } | Event::Output { number, .. } | Event::StepDone { number, .. } => {
-            *number
-        }
-        _ => 0,
-    };
-    let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if number != *last && *last != 0 {
-        eprintln!();
+/// `type=registry,ref=NAME`, `type=local,src=PATH` (or `dest`), `type=inline`, or the name of an image alone.
+fn cache(text: &str) -> Outcome<Option<CacheLocation>> {
+    let fields = fields(text);
+    if !text.contains('=') {
+        return Ok(Some(CacheLocation::Registry(text.parse()?)));
     }
-    *last = number;
-    eprintln!("{event}");
+    Ok(Some(match find(&fields, &["type"]) {
+        Some("inline") => return Ok(None),
+        Some("registry") => {
+            let name = find(&fields, &["ref"]).ok_or_else(|| format!("cache {text:?} has no ref"))?;
+            CacheLocation::Registry(name.parse()?)
+        }
+        Some("local") => {
+            let path = find(&fields, &["src", "dest"]);
+            CacheLocation::Directory(path.ok_or_else(|| format!("cache {text:?} has no path"))?.into())
+        }
+        other => return Err(format!("unknown cache type {:?}", other.unwrap_or("")).into()),
+    }))
+}
+
+fn caches(mut build: Building, args: &Build) -> Outcome<Building> {
+    for text in &args.cache_from {
+        if let Some(location) = cache(text)? {
+            build = build.cache_from(location);
+        }
+    }
+    for text in &args.cache_to {
+        build = match cache(text)? {
+            Some(location) => build.cache_to(location),
+            None => build.inline_cache(true),
+        };
+    }
+    Ok(build)
+}
+
+/// Builds twice and says what differs.
+async fn check_reproducible(build: Building) -> Outcome {
+    let checked = build.check_reproducible().await?;
+    for step in &checked.differences {
+        println!("{}", step.step);
+        for path in &step.paths {
+            println!("  {path}");
+        }
+    }
+    match checked.differences.len() {
+        0 => {
+            println!("{}", checked.image.id());
+            Ok(())
+        }
+        count => Err(format!("{count} steps made something else the second time").into()),
+    }
 }
 
 /// Several platforms: their index has the names.
@@ -237,13 +279,12 @@ async fn build_index(engine: &Engine, args: &Build) -> Outcome {
     let names: Vec<cooperage::image::Reference> =
         args.tag.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
     let platforms: Vec<_> = args.platform.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-    let (quiet, last) = (args.quiet, Mutex::new(0));
-    let build = configure(engine, args)?.on_event(move |event: &Event| {
-        if !quiet {
-            render(&last, event);
-        }
-    });
-    let built = build.run_all(&platforms).await?;
+    let renderer = Renderer::new(args.progress());
+    let seen = renderer.clone();
+    let build = configure(engine, args)?.on_event(move |event: &Event| seen.event(event));
+    let built = build.run_all(&platforms).await;
+    renderer.stop();
+    let built = built?;
     for output in &outputs {
         engine.export_index(&built, &names, output).await?;
     }
@@ -260,16 +301,14 @@ pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
         return build_index(engine, &args).await;
     }
     let outputs: Vec<Option<Output>> = args.output.iter().map(|text| output(text)).collect::<Outcome<_>>()?;
-    let (quiet, last) = (args.quiet, std::sync::Arc::new(Mutex::new(0)));
-    let seen = last.clone();
-    let built = configure(engine, &args)?
-        .on_event(move |event: &Event| {
-            if !quiet {
-                render(&seen, event);
-            }
-        })
-        .run()
-        .await;
+    let renderer = Renderer::new(args.progress());
+    let seen = renderer.clone();
+    let build = configure(engine, &args)?.on_event(move |event: &Event| seen.event(event));
+    if args.check_reproducible {
+        return check_reproducible(build).await;
+    }
+    let built = build.run().await;
+    renderer.stop();
     let built = match built {
         Ok(built) => built,
         Err(Error::StepFailed { step, command, exit_code, log, line, .. }) => {
@@ -283,17 +322,14 @@ pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
     };
     let began = std::time::Instant::now();
     finish(engine, &args, &built, outputs).await?;
-    if quiet {
+    let names: Vec<String> = args
+        .tag
+        .iter()
+        .map(|tag| Ok(tag.parse::<cooperage::image::Reference>()?.with_default_tag().canonical()))
+        .collect::<Outcome<_>>()?;
+    renderer.finished(&built.image.id().to_string(), &names, began.elapsed());
+    if args.quiet {
         println!("{}", built.image.id());
-    } else {
-        let number = *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) + 1;
-        eprintln!("\n#{number} exporting to image\n#{number} exporting layers done");
-        eprintln!("#{number} writing image {} done", built.image.id());
-        for tag in &args.tag {
-            let name: cooperage::image::Reference = tag.parse()?;
-            eprintln!("#{number} naming to {} done", name.with_default_tag().canonical());
-        }
-        eprintln!("#{number} DONE {:.1}s", began.elapsed().as_secs_f64());
     }
     Ok(())
 }

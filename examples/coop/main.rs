@@ -7,6 +7,7 @@
 mod args;
 mod build;
 mod images;
+mod progress;
 mod registry;
 mod run;
 

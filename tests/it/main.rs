@@ -16,6 +16,7 @@ mod attest;
 mod base;
 mod buildah;
 mod conformance;
+mod coop;
 mod copy;
 mod export;
 mod govern;
