@@ -19,6 +19,8 @@
 //! reads the document without an error and finds none of its keys in it; we read BuildKit's the same way. What is
 //! imported is believed, as in BuildKit: import only from who may write your images.
 
+mod document;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -32,8 +34,8 @@ use image_core::{
 };
 use layer_store::{Layer, View};
 use registry_client::PushOptions;
-use serde::{Deserialize, Serialize};
 
+use self::document::{Annotations, CacheLayer, Config, Ours, Place, Record, parse};
 use super::cache_mount;
 use super::layout::{self, blob_path};
 use super::solve::Solver;
@@ -53,61 +55,6 @@ pub enum CacheLocation {
     Registry(Reference),
     /// In a directory, as an OCI layout.
     Directory(PathBuf),
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Config {
-    layers: Vec<CacheLayer>,
-    records: Vec<Record>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cooperage: Option<Ours>,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct CacheLayer {
-    blob: String,
-    /// The index of the layer below; ours stand alone.
-    parent: i64,
-    annotations: Annotations,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Annotations {
-    #[serde(rename = "mediaType")]
-    media_type: String,
-    #[serde(rename = "diffID")]
-    diff_id: String,
-    size: u64,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Record {
-    digest: String,
-    layers: Vec<Place>,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Place {
-    layer: usize,
-    #[serde(rename = "createdAt")]
-    created: String,
-}
-
-/// What BuildKit's document has no place for.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Ours {
-    version: u32,
-    /// A step as it is shown, by key.
-    steps: BTreeMap<String, String>,
-    /// The place of the layer that a cache mount is, by id.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    mounts: BTreeMap<String, usize>,
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
@@ -326,11 +273,6 @@ pub(super) fn inline(solver: &Solver, layers: &[Layer]) -> Result<serde_json::Va
         source: std::io::Error::other(error),
     })?;
     Ok(BASE64_STANDARD.encode(bytes).into())
-}
-
-fn parse(bytes: &[u8], name: &str) -> Result<Config> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::Io { path: name.into(), source: std::io::Error::other(error) })
 }
 
 fn directory_config(path: &Path) -> Result<Config> {
