@@ -113,7 +113,7 @@ impl Governor {
         Self(Arc::new(Inner {
             bounds,
             steps: bounds.steps.map(|steps| slots(steps.max(1))),
-            memory: bounds.memory.map(|bytes| slots(units(bytes, bytes / UNIT) as usize)),
+            memory: bounds.memory.map(|bytes| slots(units(bytes / UNIT) as usize)),
             governed: Mutex::default(),
             room: Notify::new(),
         }))
@@ -139,7 +139,7 @@ impl Governor {
         let waiting = Waiting::new(&self.0);
         let (mut counted, mut held) = (0, None);
         if let (Some(slots), Some(limit), Some(budget)) = (&self.0.memory, memory, self.0.bounds.memory) {
-            let wanted = units(limit, limit.div_ceil(UNIT));
+            let wanted = units(limit.div_ceil(UNIT));
             if u64::from(wanted) > budget / UNIT {
                 return Err(Error::MemoryBudget { step: step.to_owned(), limit, budget });
             }
@@ -219,9 +219,8 @@ fn full(what: &str, path: &Path, needed: u64, free: u64, reserve: u64) -> Error 
     Error::DiskReserve { what: what.to_owned(), path: path.to_owned(), needed, free, reserve }
 }
 
-/// `count` as a semaphore takes it; a number of bytes that has more units is as good as all there is.
-fn units(bytes: u64, count: u64) -> u32 {
-    debug_assert!(count <= bytes);
+/// `count` as a semaphore takes it; more units than that are as good as all there is.
+fn units(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -310,8 +309,8 @@ mod tests {
 
     #[test]
     fn memory_is_counted_in_whole_units() {
-        assert_eq!(units(u64::MAX, u64::MAX / UNIT), u32::MAX);
-        assert_eq!(units(UNIT + 1, (UNIT + 1).div_ceil(UNIT)), 2);
+        assert_eq!(units(u64::MAX / UNIT), u32::MAX);
+        assert_eq!(units((UNIT + 1).div_ceil(UNIT)), 2);
     }
 
     #[tokio::test]

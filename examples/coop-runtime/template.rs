@@ -2,26 +2,11 @@
 
 use std::path::Path;
 
+use cooperage::runtime::SpecBuilder;
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::args::Spec;
-
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Writes it.
 pub(crate) fn write(args: &Spec) -> Outcome {
@@ -29,11 +14,14 @@ pub(crate) fn write(args: &Spec) -> Outcome {
     if path.exists() {
         return Err(format!("File {} exists. Remove it first", path.display()).into());
     }
-    let text = serde_json::to_string_pretty(&template(args.rootless))?;
+    let text = serde_json::to_string_pretty(&template(args.rootless)?)?;
     std::fs::write(&path, text + "\n").map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-fn template(rootless: bool) -> Value {
+fn template(rootless: bool) -> Outcome<Value> {
+    // What is hidden is what the library hides.
+    let defaults = SpecBuilder::new().args(["sh"]).build()?;
+    let hidden = defaults.linux().as_ref();
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let own = |id: u32| rootless.then(|| json!([{"containerID": 0, "hostID": id, "size": 1}]));
@@ -43,12 +31,12 @@ fn template(rootless: bool) -> Value {
         ("uidMappings", own(uid)),
         ("gidMappings", own(gid)),
         ("resources", resources),
-        ("maskedPaths", Some(json!(MASKED))),
-        ("readonlyPaths", Some(json!(READ_ONLY))),
+        ("maskedPaths", hidden.map(|linux| json!(linux.masked_paths()))),
+        ("readonlyPaths", hidden.map(|linux| json!(linux.readonly_paths()))),
     ];
     let linux: serde_json::Map<String, Value> =
         linux.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-    json!({
+    Ok(json!({
         "ociVersion": "1.2.0",
         "process": {
             "terminal": true,
@@ -66,7 +54,7 @@ fn template(rootless: bool) -> Value {
         "hostname": "coop",
         "mounts": mounts(rootless),
         "linux": linux,
-    })
+    }))
 }
 
 /// As root and where there is version 1, groups are seen as the host has them: without a cgroup namespace.

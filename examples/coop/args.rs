@@ -174,7 +174,7 @@ pub(crate) struct Build {
     #[arg(short, long)]
     pub(crate) memory: Option<String>,
     /// Build twice without the cache and name the steps and files that differ
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["output", "push", "iidfile", "tag"])]
     pub(crate) check_reproducible: bool,
     /// The context: a directory, - for a tar archive from the standard input, a git repository, or a URL
     pub(crate) path: PathBuf,

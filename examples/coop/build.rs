@@ -255,8 +255,10 @@ fn caches(mut build: Building, args: &Build) -> Outcome<Building> {
 }
 
 /// Builds twice and says what differs.
-async fn check_reproducible(build: Building) -> Outcome {
-    let checked = build.check_reproducible().await?;
+async fn check_reproducible(build: Building, renderer: &Renderer) -> Outcome {
+    let checked = build.check_reproducible().await;
+    renderer.stop();
+    let checked = checked?;
     for step in &checked.differences {
         println!("{}", step.step);
         for path in &step.paths {
@@ -274,6 +276,9 @@ async fn check_reproducible(build: Building) -> Outcome {
 
 /// Several platforms: their index has the names.
 async fn build_index(engine: &Engine, args: &Build) -> Outcome {
+    if args.check_reproducible {
+        return Err("--check-reproducible is for one platform at a time".into());
+    }
     let outputs: Vec<Output> =
         args.output.iter().filter_map(|text| output(text).transpose()).collect::<Outcome<_>>()?;
     let names: Vec<cooperage::image::Reference> =
@@ -305,7 +310,7 @@ pub(crate) async fn build(engine: &Engine, args: Build) -> Outcome {
     let seen = renderer.clone();
     let build = configure(engine, &args)?.on_event(move |event: &Event| seen.event(event));
     if args.check_reproducible {
-        return check_reproducible(build).await;
+        return check_reproducible(build, &renderer).await;
     }
     let built = build.run().await;
     renderer.stop();

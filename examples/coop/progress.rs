@@ -185,14 +185,14 @@ impl State {
             text = format!("\x1b[{}A\x1b[J", self.drawn);
         }
         for line in lines {
-            text.push_str(line);
+            text.extend(line.chars().map(plain));
             text.push('\n');
         }
         self.drawn = 0;
         for running in self.running.values().filter(|_| !ended) {
             let head = format!("=> {:>5.1}s {}", running.began.elapsed().as_secs_f64(), running.name);
             for line in std::iter::once(head).chain(running.tail.iter().map(|line| format!("   # {line}"))) {
-                text.extend(line.chars().map(|one| if one.is_control() { ' ' } else { one }).take(COLUMNS));
+                text.extend(line.chars().map(plain).take(COLUMNS));
                 text.push('\n');
                 self.drawn += 1;
             }
@@ -200,6 +200,11 @@ impl State {
         // A terminal that is gone is no reason to end a build.
         drop(std::io::stderr().write_all(text.as_bytes()));
     }
+}
+
+/// What a Dockerfile or a process says may not move the cursor.
+fn plain(one: char) -> char {
+    if one.is_control() { ' ' } else { one }
 }
 
 /// An event for programs to read.

@@ -174,6 +174,10 @@ impl Read for Follower {
         let until = self.arrival.past(self.at, self.size)?;
         let room = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)?;
+        // A file that became shorter is no end: that comes when the blob was verified.
+        if count == 0 && room > 0 {
+            return Err(lost());
+        }
         self.at += count as u64;
         Ok(count)
     }

@@ -35,7 +35,7 @@ use image_core::{
 use layer_store::{Layer, View};
 use registry_client::PushOptions;
 
-use self::document::{Annotations, CacheLayer, Config, Ours, Place, Record, parse};
+use self::document::{CacheLayer, Config, Ours, Record, parse};
 use super::cache_mount;
 use super::layout::{self, blob_path};
 use super::solve::Solver;
@@ -237,15 +237,7 @@ fn inlined(manifest: &Manifest, bytes: Vec<u8>, name: &Reference) -> Result<Conf
     };
     let mut config = parse(&bytes, &name.canonical())?;
     config.layers = std::iter::zip(&manifest.layers, &image.value().rootfs.diff_ids)
-        .map(|(blob, diff_id)| CacheLayer {
-            blob: blob.digest.to_string(),
-            parent: -1,
-            annotations: Annotations {
-                media_type: blob.media_type.to_string(),
-                diff_id: diff_id.to_string(),
-                size: blob.size,
-            },
-        })
+        .map(|(blob, diff_id)| CacheLayer::alone(blob, diff_id))
         .collect();
     Ok(config)
 }
@@ -263,8 +255,7 @@ pub(super) fn inline(solver: &Solver, layers: &[Layer]) -> Result<serde_json::Va
         let Some(place) = layers.iter().position(|known| known.diff_id() == layer.diff_id()) else {
             continue;
         };
-        let created = "1970-01-01T00:00:00Z".to_owned();
-        config.records.push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
+        config.records.push(Record::new(key.clone(), place));
         ours.steps.insert(key.clone(), step.clone());
     }
     config.cooperage = Some(ours);
@@ -301,15 +292,7 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
             if let Some(place) = blobs.iter().position(|known| known.digest == blob.digest) {
                 return place;
             }
-            config.layers.push(CacheLayer {
-                blob: blob.digest.to_string(),
-                parent: -1,
-                annotations: Annotations {
-                    media_type: blob.media_type.to_string(),
-                    diff_id: diff_id.to_string(),
-                    size: blob.size,
-                },
-            });
+            config.layers.push(CacheLayer::alone(&blob, diff_id));
             blobs.push(blob);
             blobs.len() - 1
         };
@@ -320,11 +303,7 @@ pub(super) async fn export(solver: &Solver) -> Result<()> {
                 _ => MediaType::OciLayer(Compression::Gzip),
             };
             let place = place(&mut config, blob, &layer.diff_id());
-            // When it was made is an accident of this host, and would make equal caches unequal.
-            let created = "1970-01-01T00:00:00Z".to_owned();
-            config
-                .records
-                .push(Record { digest: key.clone(), layers: vec![Place { layer: place, created }] });
+            config.records.push(Record::new(key.clone(), place));
             ours.steps.insert(key, step);
         }
         for (id, blob, diff_id) in mounts {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use image_core::{Descriptor, DiffId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -47,6 +48,27 @@ pub(super) struct Place {
     pub(super) layer: usize,
     #[serde(rename = "createdAt")]
     pub(super) created: String,
+}
+
+impl CacheLayer {
+    /// The layer `diff_id`, which stands alone, as the blob `blob`.
+    pub(super) fn alone(blob: &Descriptor, diff_id: &DiffId) -> Self {
+        let annotations = Annotations {
+            media_type: blob.media_type.to_string(),
+            diff_id: diff_id.to_string(),
+            size: blob.size,
+        };
+        Self { blob: blob.digest.to_string(), parent: -1, annotations }
+    }
+}
+
+impl Record {
+    /// The step with this key made the layer at `place`.
+    pub(super) fn new(key: String, place: usize) -> Self {
+        // When it was made is an accident of this host, and would make equal caches unequal.
+        let created = "1970-01-01T00:00:00Z".to_owned();
+        Self { digest: key, layers: vec![Place { layer: place, created }] }
+    }
 }
 
 /// What BuildKit's document has no place for.
