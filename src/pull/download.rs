@@ -43,11 +43,11 @@ impl Engine {
             arrivals: Arc::new(arrivals),
             tasks: JoinSet::new(),
         };
-        let (sink, into, follow) = (events.clone(), work.clone(), arriving.clone());
+        let (sink, into) = (events.clone(), work.clone());
         let mut unpacking = std::pin::pin!(blocking(move || {
             let done =
                 |blob: &Descriptor| sink(&Event::Pull { digest: blob.digest, status: "Pull complete" });
-            let unpacked = into.unpack_arriving(&layers, &follow, &done)?;
+            let unpacked = into.unpack_arriving(&layers, &arriving, &done)?;
             Ok(unpacked.into_iter().map(|unpacked| unpacked.layer).collect())
         }));
         let unpacked: Result<Vec<Layer>> = tokio::select! {
@@ -68,7 +68,10 @@ impl Engine {
                 Ok(layers)
             }
             Err(error) => {
-                let blamed = if arriving.failed() { downloads.run().await } else { Ok(()) };
+                // What was read of a blob that is not verified may be the network's doing: what is under way is waited for,
+                // and its failure comes first.
+                downloads.waiting.clear();
+                let blamed = downloads.run().await;
                 downloads.stop().await;
                 blamed.and(Err(error))
             }
