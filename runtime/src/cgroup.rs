@@ -68,6 +68,9 @@ pub(crate) trait Tree: Debug + Send + Sync {
 
     /// Waits until nothing is in it, if this tree can tell.
     fn wait_until_empty(&self) -> Result<(), Error>;
+
+    /// Gives back what groups above it got for its sake. Nothing is in it any more.
+    fn give_back(&self) {}
 }
 
 /// The error for a controller that is not there.

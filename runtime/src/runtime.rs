@@ -264,7 +264,8 @@ impl Runtime {
     fn group(&self, id: &ContainerId, spec: &Spec) -> Result<Option<(Group, bool)>, Error> {
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(cgroup::has_limits);
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let limits = resources.is_some_and(cgroup::has_limits);
         let place = match (path.filter(|path| !path.as_os_str().is_empty()), &self.cgroup_parent) {
             (Some(path), _) => GroupPlace::of(path)?,
             (None, Some(parent)) => GroupPlace::of(&parent.join(id.as_str()))?,
@@ -274,7 +275,7 @@ impl Runtime {
         if self.mounts.trees.is_empty() {
             return if limits { Err(cgroup::missing("linux.resources")) } else { Ok(None) };
         }
-        Ok(Some((Group::at(&self.mounts, &place), limits)))
+        Ok(Some((Group::at(&self.mounts, &place, resources), limits)))
     }
 }
 

@@ -36,6 +36,9 @@ pub(crate) struct TreeRecord {
     pub(crate) directory: PathBuf,
     pub(crate) controllers: Vec<String>,
     pub(crate) unified: bool,
+    /// The groups above it that are made with it and have to have realtime for it to have some, the topmost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) realtime_above: Vec<PathBuf>,
 }
 
 /// The groups of one container.
@@ -63,13 +66,20 @@ pub(crate) struct Joining {
 }
 
 impl Group {
-    /// The groups at a place of every tree. Nothing is made.
-    pub(crate) fn at(mounts: &Mounts, place: &Place) -> Self {
-        let tree = |mount: &Mount| TreeRecord {
-            point: mount.point.clone(),
-            directory: place.directory(mount),
-            controllers: mount.controllers.clone(),
-            unified: mount.unified,
+    /// The groups at a place of every tree, for these limits. Nothing is made.
+    pub(crate) fn at(mounts: &Mounts, place: &Place, resources: Option<&LinuxResources>) -> Self {
+        let tree = |mount: &Mount| {
+            let directory = place.directory(mount);
+            let realtime = resources.is_some_and(super::v1::has_realtime)
+                && !mount.unified
+                && mount.controllers.iter().any(|name| name == "cpu");
+            TreeRecord {
+                realtime_above: if realtime { missing_above(&mount.point, &directory) } else { Vec::new() },
+                point: mount.point.clone(),
+                directory,
+                controllers: mount.controllers.clone(),
+                unified: mount.unified,
+            }
         };
         Self::load(GroupRecord { trees: mounts.trees.iter().map(tree).collect() })
     }
@@ -293,10 +303,19 @@ impl Group {
     /// Removes the directories, with those that the container made beneath.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         for tree in &self.trees {
+            tree.give_back();
             remove(tree.as_ref())?;
         }
         Ok(())
     }
+}
+
+/// The directories between the two that do not exist, the topmost first.
+fn missing_above(point: &Path, directory: &Path) -> Vec<PathBuf> {
+    let above = directory.ancestors().skip(1).take_while(|above| above.starts_with(point));
+    let mut missing: Vec<_> = above.filter(|above| !above.exists()).map(Path::to_path_buf).collect();
+    missing.reverse();
+    missing
 }
 
 fn is_zombie(pid: u32) -> bool {

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Lin
 use super::group::TreeRecord;
 use super::stats::Stats;
 use super::{Tree, devices, failed, is, number, read, write};
-use crate::Error;
+use crate::{Errno, Error, Hint};
 
 /// How long processes may take to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +67,11 @@ pub(super) fn has_cpu(cpu: &LinuxCpu) -> bool {
         || cpu.realtime_period().is_some()
 }
 
+/// Whether realtime is asked for, of which a group has no more than those above it.
+pub(super) fn has_realtime(resources: &LinuxResources) -> bool {
+    resources.cpu().as_ref().and_then(LinuxCpu::realtime_runtime).is_some_and(|runtime| runtime > 0)
+}
+
 impl V1 {
     pub(super) fn new(tree: TreeRecord) -> Self {
         Self { tree }
@@ -79,14 +84,7 @@ impl V1 {
 
     /// Two values of which the kernel takes one only when the other fits it: in the other order when it refuses.
     fn write_pair(&self, first: (&str, &str), second: (&str, &str)) -> Result<(), Error> {
-        match self.write(first.0, first.1) {
-            Ok(()) => self.write(second.0, second.1),
-            Err(error) if is(&error, libc::EINVAL) || is(&error, libc::EBUSY) => {
-                self.write(second.0, second.1)?;
-                self.write(first.0, first.1)
-            }
-            Err(error) => Err(error),
-        }
+        write_pair(&self.tree.directory, first, second)
     }
 
     fn memory(&self, memory: &LinuxMemory) -> Result<(), Error> {
@@ -146,21 +144,24 @@ impl V1 {
         if let Some(burst) = cpu.burst() {
             self.write("cpu.cfs_burst_us", burst)?;
         }
-        let runtime =
-            cpu.realtime_runtime().filter(|runtime| *runtime != 0).map(|runtime| runtime.to_string());
-        let period = cpu.realtime_period().filter(|period| *period != 0).map(|period| period.to_string());
-        match (period, runtime) {
-            (Some(period), Some(runtime)) => {
-                self.write_pair(("cpu.rt_period_us", &period), ("cpu.rt_runtime_us", &runtime))?;
-            }
-            (Some(period), None) => self.write("cpu.rt_period_us", period)?,
-            (None, Some(runtime)) => self.write("cpu.rt_runtime_us", runtime)?,
-            (None, None) => {}
-        }
+        self.realtime(cpu)?;
         if let Some(idle) = cpu.idle() {
             self.write("cpu.idle", idle)?;
         }
         Ok(())
+    }
+
+    fn realtime(&self, cpu: &LinuxCpu) -> Result<(), Error> {
+        let runtime = cpu.realtime_runtime().filter(|runtime| *runtime != 0);
+        let period = cpu.realtime_period().filter(|period| *period != 0).map(|period| period.to_string());
+        for above in self.tree.realtime_above.iter().filter(|_| runtime > Some(0)) {
+            // The kernel gives a group nothing before the one above it has something.
+            let has: i64 = read(above, REALTIME).trim().parse().unwrap_or(0);
+            if let Some(runtime) = runtime.filter(|runtime| *runtime > has) {
+                write_realtime(above, Some(runtime), period.as_deref())?;
+            }
+        }
+        write_realtime(&self.tree.directory, runtime, period.as_deref())
     }
 
     fn block_io(&self, io: &LinuxBlockIo) -> Result<(), Error> {
@@ -199,6 +200,39 @@ impl V1 {
         }
         Ok(())
     }
+}
+
+const REALTIME: &str = "cpu.rt_runtime_us";
+
+/// Two values of which the kernel takes one only when the other fits it: in the other order when it refuses.
+fn write_pair(directory: &Path, first: (&str, &str), second: (&str, &str)) -> Result<(), Error> {
+    match write(directory, first.0, first.1) {
+        Ok(()) => write(directory, second.0, second.1),
+        Err(error) if is(&error, libc::EINVAL) || is(&error, libc::EBUSY) => {
+            write(directory, second.0, second.1)?;
+            write(directory, first.0, first.1)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How long tasks with a realtime policy may run in each period, both in microseconds.
+fn write_realtime(directory: &Path, runtime: Option<i64>, period: Option<&str>) -> Result<(), Error> {
+    const PERIOD: &str = "cpu.rt_period_us";
+    let runtime = runtime.map(|runtime| runtime.to_string());
+    let written = match (period, &runtime) {
+        (Some(period), Some(runtime)) => write_pair(directory, (PERIOD, period), (REALTIME, runtime)),
+        (Some(period), None) => write(directory, PERIOD, period),
+        (None, Some(runtime)) => write(directory, REALTIME, runtime),
+        (None, None) => Ok(()),
+    };
+    written.map_err(|error| match error.errno().map(Errno::raw) {
+        Some(libc::EINVAL) => error.with_hint(Hint::new(
+            "a group has no more realtime than what the group above it has left",
+            "write more to cpu.rt_runtime_us of the groups above it that were there already, or ask for less",
+        )),
+        _ => error,
+    })
 }
 
 /// A group of the controller `cpuset` takes no process before it has processors and memory: the parent's.
@@ -335,6 +369,15 @@ impl Tree for V1 {
 
     fn kill(&self) -> Result<bool, Error> {
         Ok(false)
+    }
+
+    fn give_back(&self) {
+        // The kernel goes on counting what a removed group had, for a while; and it refuses as long as another group
+        // beneath has some.
+        let own = Some(&self.tree.directory).filter(|_| !self.tree.realtime_above.is_empty());
+        for directory in own.into_iter().chain(self.tree.realtime_above.iter().rev()) {
+            drop(write(directory, REALTIME, "0"));
+        }
     }
 
     fn wait_until_empty(&self) -> Result<(), Error> {

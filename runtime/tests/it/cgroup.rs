@@ -267,6 +267,54 @@ fn a_limit_that_cannot_be_kept_is_refused() {
 }
 
 #[test]
+fn realtime_is_given_to_the_groups_that_are_made_and_taken_back() {
+    const FILE: &str = "cpu.rt_runtime_us";
+    let Some(bench) = limited() else { return };
+    let running = sleeping(&bench, |spec| spec);
+    let group = running.cgroups().into_iter().find(|directory| directory.join(FILE).exists());
+    running.delete().unwrap();
+    let Some(group) = group else { return skipped("the kernel does not share out realtime among groups") };
+    let point = group.parent().and_then(|parent| parent.parent()).unwrap();
+    let of = |directory: &std::path::Path| -> i64 {
+        fs::read_to_string(directory.join(FILE)).unwrap().trim().parse().unwrap()
+    };
+    let top = format!("it-realtime-{}", std::process::id());
+    let place = |name: &str| point.join(&top).join(name);
+    let asking = |name: &str, runtime: i64| {
+        let mut cpu = LinuxCpu::default();
+        cpu.set_realtime_runtime(Some(runtime)).set_realtime_period(Some(1_000_000));
+        let mut resources = LinuxResources::default();
+        resources.set_devices(None).set_cpu(Some(cpu));
+        let mut spec = spec(&["/bin/sleep", "1000"]).resources(resources).build().unwrap();
+        let path = std::path::Path::new("/").join(&top).join(name);
+        spec.linux_mut().as_mut().unwrap().set_cgroups_path(Some(path));
+        bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), Io::null())
+    };
+    let first = asking("above/first", 2000).unwrap().start().unwrap();
+    for level in ["", "above", "above/first"] {
+        assert_eq!(of(&place(level)), 2000, "{level:?}");
+    }
+    // Groups that were there are not given more.
+    let error = asking("above/second", 1000).unwrap_err();
+    assert!(error.hint().unwrap().remedy().contains(FILE), "{error:?}");
+    assert!(!place("above/second").exists());
+    assert_eq!(of(&place("above/first")), 2000);
+    // What a group has for its own sake can grow.
+    let mut cpu = LinuxCpu::default();
+    cpu.set_realtime_runtime(Some(3000));
+    let mut more = LinuxResources::default();
+    more.set_devices(None).set_cpu(Some(cpu));
+    bench.runtime.load(first.id()).unwrap().update(&more).unwrap();
+    assert_eq!((of(&place("")), of(&place("above/first"))), (3000, 3000));
+    first.delete().unwrap();
+    assert_eq!((of(&place("")), of(&place("above"))), (0, 0));
+    for tree in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        drop(fs::remove_dir(tree.path().join(&top).join("above")));
+        drop(fs::remove_dir(tree.path().join(&top)));
+    }
+}
+
+#[test]
 fn an_ordinary_user_is_told() {
     let Some(bench) = bench() else { return };
     if is_root() {
