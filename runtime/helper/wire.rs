@@ -13,7 +13,7 @@
 /// The first four bytes of a plan.
 pub(crate) const MAGIC: u32 = 0x504f_4f43;
 /// Counts up with every change of this file.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Length of the header, in bytes: ten `u32`.
 ///
 /// magic, version, total length, offset of the steps, their count, offset of the relocations, their count,
@@ -143,6 +143,8 @@ pub(crate) mod message {
     pub(crate) const HOOKS: u32 = 21;
     /// Serving helper to host: the record that failed or `NONE`, its error number, how many descriptors ride along.
     pub(crate) const DONE: u32 = 22;
+    /// Helper to host: its network namespace rides along; it waits for the host's devices, and to be told `GO`.
+    pub(crate) const NETWORK: u32 = 23;
 }
 
 /// In the detail of a failed `EXEC`: the file exists, so its interpreter or loader does not.

@@ -74,7 +74,7 @@ impl Exec {
         })?;
         let warnings = std::mem::take(&mut plan.warnings);
         warning::log(&warnings);
-        let launched = inner.helper.launch(plan, &mut |_| Ok(()))?;
+        let launched = inner.helper.launch(plan, &mut |_, _| Ok(()))?;
         // Whoever waits for the container reaps this process too: the container cannot end before.
         inner.orphans.adopt(Arc::clone(&launched.child));
         let pid = launched.child.pid();

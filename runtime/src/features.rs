@@ -76,7 +76,7 @@ pub fn features() -> Features {
     let mut extensions = MountExtensions::default();
     extensions.set_idmap(Some(idmap));
     let mut devices = NetDevices::default();
-    devices.set_enabled(Some(false));
+    devices.set_enabled(Some(true));
 
     let mut linux = LinuxFeature::default();
     linux

@@ -245,7 +245,7 @@ fn inside(
         namespaces: record.namespaces,
         maps: record.maps.as_ref(),
     });
-    let launched = container.inner.helper.launch(plan.map_err(wrap)?, &mut |_| Ok(())).map_err(wrap)?;
+    let launched = container.inner.helper.launch(plan.map_err(wrap)?, &mut |_, _| Ok(())).map_err(wrap)?;
     let child = std::sync::Arc::clone(&launched.child);
     // The first process of a pid namespace cannot end before this one was reaped.
     container.inner.orphans.adopt(std::sync::Arc::clone(&child));

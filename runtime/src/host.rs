@@ -49,7 +49,7 @@ impl Host {
             (Ok(helper), Ok(maps)) => {
                 let maps = (!overlay || privilege.euid != 0).then(|| maps.clone());
                 Plan::probe(maps, overlay)
-                    .and_then(|plan| helper.launch(plan, &mut |_| Ok(())))
+                    .and_then(|plan| helper.launch(plan, &mut |_, _| Ok(())))
                     .and_then(|launched| launched.child.wait().map(drop))
             }
             (Err(error), _) | (_, Err(error)) => Err(Error::unsupported(error.to_string())),

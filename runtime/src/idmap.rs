@@ -116,7 +116,7 @@ fn copy(source: &Path, recursive: bool) -> Result<OwnedFd, Error> {
 
 /// A user namespace with these ids, which nobody is in.
 fn user_namespace(helper: &Helper, maps: IdMaps) -> Result<OwnedFd, Error> {
-    let launched = helper.launch(Plan::user_namespace(maps)?, &mut |_| Ok(()))?;
+    let launched = helper.launch(Plan::user_namespace(maps)?, &mut |_, _| Ok(()))?;
     // The process waits for a word, so it is there; it goes when `launched` does.
     let path = format!("/proc/{}/ns/user", launched.child.pid());
     let file = std::fs::File::open(&path)

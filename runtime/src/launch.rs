@@ -92,12 +92,9 @@ impl Helper {
         }
     }
 
-    /// Runs the plan until the container's process is ready. `hooks` is called when the plan has a point for them.
-    pub(crate) fn launch(
-        &self,
-        plan: Plan,
-        hooks: &mut dyn FnMut(&Arc<Child>) -> Result<(), Error>,
-    ) -> Result<Launched, Error> {
+    /// Runs the plan until the container's process is ready. `attend` is called where the plan has something for the host
+    /// to do.
+    pub(crate) fn launch(&self, plan: Plan, attend: Attend<'_>) -> Result<Launched, Error> {
         let (ours, theirs) = pair()?;
         let memory = sealed("container-plan", &plan.bytes, 0)
             .map_err(|error| failed("memfd_create", Errno::of(&error)))?;
@@ -138,7 +135,11 @@ impl Helper {
                 Answer::End => return Err(child.died()),
                 Answer::Terminal(fd) => terminal = Some(fd),
                 Answer::Hooks => {
-                    hooks(&child.child)?;
+                    attend(&child.child, Wait::Hooks)?;
+                    talk.go()?;
+                }
+                Answer::Network(namespace) => {
+                    attend(&child.child, Wait::Network(namespace))?;
                     talk.go()?;
                 }
                 Answer::Listener(fd) => listener = Some(fd),
@@ -148,6 +149,18 @@ impl Helper {
             }
         }
     }
+}
+
+/// Does what a process waits for that is being made.
+type Attend<'a> = &'a mut dyn FnMut(&Arc<Child>, Wait) -> Result<(), Error>;
+
+/// What a process that is being made waits for.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    /// That hooks run.
+    Hooks,
+    /// Devices of the host, in its network namespace.
+    Network(OwnedFd),
 }
 
 /// A process that is ready to execute its program.

@@ -42,9 +42,8 @@
 //!
 //! # What is not there
 //!
-//! Asking for one of these is an error that names it, before anything is made: Intel RDT, network devices to move, a
-//! container without a mount namespace of its own, systemd as the manager of cgroups; and AppArmor or SELinux labels
-//! on a host without. Without a cgroup of its own, a container without a pid namespace of its own can leave processes
+//! Asking for one of these is an error that names it, before anything is made: Intel RDT, systemd as the manager of
+//! cgroups, a root filesystem without a path in the host's mount namespace; and AppArmor or SELinux labels on a host without. Without a cgroup of its own, a container without a pid namespace of its own can leave processes
 //! behind that `delete` does not find.
 //!
 //! # Features
@@ -73,6 +72,8 @@ mod id;
 mod idmap;
 mod io;
 mod launch;
+mod netlink;
+mod network_device;
 mod orphan;
 mod plan;
 mod rootfs;

@@ -10,14 +10,14 @@ use crate::cgroup::{self, Group, Mounts, Place as GroupPlace};
 use crate::child::Child;
 use crate::container::Inner;
 use crate::hook::{self, Point};
-use crate::launch::{Helper, start_socket};
+use crate::launch::{Helper, Wait, start_socket};
 use crate::orphan::Orphans;
 use crate::plan::{Plan, Request};
 use crate::rootfs::Tree;
 use crate::state::{Identity, Place, Record, Stage};
 use crate::{
-    Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap, seccomp,
-    warning,
+    Container, ContainerId, Created, Error, Io, Rootfs, Status, UserMapping, UserNamespace, idmap,
+    network_device, seccomp, warning,
 };
 
 /// Starts, finds and removes containers whose state lives in one directory.
@@ -42,6 +42,9 @@ impl Runtime {
     /// Prepares a container up to the point where only the program remains to be executed.
     ///
     /// Blocks for some milliseconds.
+    ///
+    /// Devices of `linux.netDevices` come from the network namespace of the calling thread, and go to the container's
+    /// when this succeeds; otherwise they come back, with their addresses. What was routed over them is not restored.
     ///
     /// # Errors
     ///
@@ -101,7 +104,14 @@ impl Runtime {
         let container = |record: Record, child: &Arc<Child>, group| {
             self.container(id.clone(), place.clone(), record, Some(Arc::clone(child)), group, Some(&spec))
         };
-        let mut launched = self.helper.launch(plan, &mut |child| {
+        let devices = network_device::of(&spec);
+        // Until the container is there, what fails brings them back.
+        let mut moved = None;
+        let mut launched = self.helper.launch(plan, &mut |child, wait| {
+            if let Wait::Network(namespace) = wait {
+                moved = Some(network_device::Move::all(&devices, namespace.into())?);
+                return Ok(());
+            }
             record.init = Identity::of(child.pid());
             // Hooks may ask for the state.
             place.write(&record)?;
@@ -136,6 +146,9 @@ impl Runtime {
         // From here on the handle's own `drop` cleans up.
         let created = Created::new(container, launched, options.kill_on_drop, options.detachable, warnings);
         created.inner.place.write(&created.record())?;
+        if let Some(moved) = moved {
+            moved.leave();
+        }
         Ok(created)
     }
 

@@ -88,7 +88,7 @@ impl UserNamespace {
     }
 
     fn worker(&self) -> Result<Worker, Error> {
-        let launched = self.helper.launch(Plan::file_server(self.maps.clone())?, &mut |_| Ok(()))?;
+        let launched = self.helper.launch(Plan::file_server(self.maps.clone())?, &mut |_, _| Ok(()))?;
         let memory = launched.serve(MEMORY)?;
         Ok(Worker { launched, memory })
     }

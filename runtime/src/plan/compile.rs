@@ -20,7 +20,7 @@ use crate::cgroup::{Joining, TreeRecord};
 use crate::hook::{self, Point};
 use crate::rootfs::Tree;
 use crate::userns::IdMaps;
-use crate::{Error, Hint, IdRange, Io, Phase, Rootfs, seccomp};
+use crate::{Error, Hint, IdRange, Io, Phase, Rootfs, network_device, seccomp};
 
 /// What this process may do.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,7 @@ pub(crate) struct Privilege {
 
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
+const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_MKNOD: u32 = 27;
 
@@ -68,6 +69,11 @@ impl Privilege {
     /// Whether it may map any ids into a user namespace.
     pub(crate) fn is_privileged(&self) -> bool {
         self.has(CAP_SETUID) && self.has(CAP_SETGID) && self.has(CAP_SYS_ADMIN)
+    }
+
+    /// Whether it may move network devices.
+    pub(crate) fn may_administer_network(&self) -> bool {
+        self.has(CAP_NET_ADMIN) && self.has(CAP_SYS_ADMIN)
     }
 
     fn has(&self, capability: u32) -> bool {
@@ -130,6 +136,7 @@ impl<'a> Request<'a> {
     /// Refuses what can be seen to be wrong before anything is made.
     pub(crate) fn check(&self) -> Result<(), Error> {
         validate::check(self.spec)?;
+        network_device::check(self.spec, &self.privilege)?;
         if let Some(profile) = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
             seccomp::compiled(profile)?;
         }
@@ -202,6 +209,10 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     }
     let root = rootfs::assemble(&mut asm, source, &mount::points(mounts, &trees), scratch);
     let null = device::host_null(&mut asm, scratch);
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        // Before the parameters, of which each device has some.
+        namespace::await_devices(&mut asm, message);
+    }
     setting::sysctls(&mut asm, &parameters, &kept)?;
     let masked = linux.masked_paths().as_deref().unwrap_or_default();
     let read_only_paths = linux.readonly_paths().as_deref().unwrap_or_default();

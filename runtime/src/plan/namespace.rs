@@ -257,6 +257,17 @@ pub(super) fn say(asm: &mut Assembler, kind: u32, what: &str) {
     asm.call("sendto", libc::SYS_sendto, &args, format!("the host: {what}"));
 }
 
+/// Hands this process's network namespace to the host, and waits until the host's devices are in it.
+pub(super) fn await_devices(asm: &mut Assembler, scratch: At) {
+    asm.phase(Phase::Settings);
+    let path = asm.text("/proc/self/ns/net");
+    let args = [libc::AT_FDCWD.into(), path.into(), (libc::O_RDONLY | libc::O_CLOEXEC).into()];
+    let fd = asm.call("openat", libc::SYS_openat, &args, "/proc/self/ns/net").out();
+    send_fd(asm, CONTROL.into(), message::NETWORK, None, fd, "the network namespace");
+    asm.close(fd);
+    await_go(asm, scratch, "the host: its network devices are there");
+}
+
 /// Waits for whoever starts the container to connect, and talks to that one from then on. Returns the index of the
 /// first step that can report to it.
 pub(super) fn await_starter(asm: &mut Assembler, socket: Reg) -> u32 {

@@ -47,13 +47,5 @@ pub(super) fn check_process(process: &Process) -> Result<(), Error> {
 
 fn check_linux(linux: &Linux) -> Result<(), Error> {
     label::check(None, None, linux.mount_label().as_deref())?;
-    for (name, present) in [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
-    ] {
-        if present {
-            return Err(Error::unsupported(name));
-        }
-    }
-    Ok(())
+    if linux.intel_rdt().is_some() { Err(Error::unsupported("linux.intelRdt")) } else { Ok(()) }
 }

@@ -6,13 +6,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use runtime::oci_spec::runtime::Spec;
 use runtime::{CreateOptions, Io, Plan, Rootfs, Runtime};
 
-use crate::support::{bench, fresh_id, shell};
+use crate::network_device;
+use crate::support::{Bench, bench, fresh_id, is_root, shell, skipped};
 
 const STATE: &str = "VICTIM_STATE";
 const ROOT: &str = "VICTIM_ROOT";
 const STEP: &str = "VICTIM_STEP";
+const DEVICE: &str = "VICTIM_DEVICE";
 
 /// The host that is killed: this test, run by another process.
 #[test]
@@ -21,7 +24,11 @@ fn victim() {
     let (Some(state), Some(root)) = (std::env::var_os(STATE), std::env::var_os(ROOT)) else { return };
     let step = std::env::var(STEP).unwrap().parse().unwrap();
     let runtime = Runtime::builder().state_dir(state).build().unwrap();
-    let spec = shell("sleep 1000").build().unwrap();
+    let mut spec = shell("sleep 1000").build().unwrap();
+    if std::env::var_os(DEVICE).is_some() {
+        assert!(network_device::own_devices());
+        spec = with_device();
+    }
     let options = CreateOptions::default().pause_at(step);
     let created = runtime.create_with(&fresh_id(), &spec, Rootfs::Path(root.into()), Io::null(), &options);
     // Until it is killed.
@@ -58,11 +65,18 @@ pub(crate) fn groups() -> BTreeSet<String> {
     found
 }
 
+fn with_device() -> Spec {
+    network_device::with("sleep 1000", &[("give0", None)])
+}
+
 /// Kills a host at some steps of a plan; how many there were.
 fn kill_at(every: usize) -> usize {
     let Some(bench) = bench() else { return 0 };
     let plan = Plan::compile(&shell("sleep 1000").build().unwrap(), bench.rootfs()).unwrap();
-    let steps: Vec<usize> = (0..plan.len()).step_by(every).collect();
+    kill_at_steps(&bench, &(0..plan.len()).step_by(every).collect::<Vec<_>>(), false)
+}
+
+fn kill_at_steps(bench: &Bench, steps: &[usize], device: bool) -> usize {
     for batch in steps.chunks(8) {
         let victims: Vec<_> = batch
             .iter()
@@ -74,6 +88,7 @@ fn kill_at(every: usize) -> usize {
                     .env(STATE, &state)
                     .env(ROOT, bench.root())
                     .env(STEP, step.to_string())
+                    .envs(device.then_some((DEVICE, "1")))
                     .stdout(Stdio::null())
                     .stderr(Stdio::null());
                 (state, command.spawn().unwrap())
@@ -106,6 +121,17 @@ fn kill_at(every: usize) -> usize {
 fn a_host_that_is_killed_leaves_nothing_after_recovery() {
     let plan = Plan::compile(&shell("sleep 1000").build().unwrap(), Rootfs::Path("/".into())).unwrap();
     kill_at(plan.len() / 12);
+}
+
+#[test]
+fn a_host_that_is_killed_while_it_moves_devices_leaves_nothing_after_recovery() {
+    let Some(bench) = bench() else { return };
+    if !is_root() || Command::new("ip").arg("-V").output().is_err() {
+        return skipped("network devices are made by root, with ip(8)");
+    }
+    let plan = Plan::compile(&with_device(), bench.rootfs()).unwrap().explain();
+    let waits = plan.lines().position(|line| line.contains("its network devices are there")).unwrap();
+    kill_at_steps(&bench, &[waits - 3, waits - 1, waits, waits + 1, waits + 2, waits + 3], true);
 }
 
 #[test]
