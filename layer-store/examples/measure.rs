@@ -9,6 +9,7 @@
 //!  measure fill ROOT IMAGES LAYERS      images of small layers of their own
 //!  measure tag ROOT NAME                opens a store and reads a name
 //!  measure df ROOT                      what the store costs
+//!  measure dedup ROOT MIN               equal files of at least so many bytes share
 //!  measure check ROOT                   is it sound
 //! ```
 #![allow(
@@ -23,7 +24,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use image_core::{DiffId, Document, ImageConfig, MediaType, Platform, Reference};
-use layer_store::{Encoder, Entry, ImageRecord, Kind, Store, View};
+use layer_store::{DedupOptions, Encoder, Entry, ImageRecord, Kind, Store, View};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -90,6 +91,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             let start = Instant::now();
             let usage = store.usage()?;
             println!("{} bytes in {} images, in {:?}", usage.total(), usage.images.len(), start.elapsed());
+        }
+        ["dedup", root, min] => {
+            let store = Store::open(Path::new(root))?;
+            let done = store.deduplicate(&DedupOptions::default().min_size(min.parse()?))?;
+            println!("{done:?} in {:?}", start.elapsed());
         }
         ["check", root] => {
             let checked = Store::open(Path::new(root))?.check()?;

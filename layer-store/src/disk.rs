@@ -73,7 +73,7 @@ impl Disk {
         fault(number).map_err(|source| Error::Io { action: "unpack", path: path(), source })
     }
 
-    fn change(&self, action: &'static str, path: &Path) -> Result<()> {
+    pub(crate) fn change(&self, action: &'static str, path: &Path) -> Result<()> {
         let number = self.changes.fetch_add(1, Ordering::Relaxed);
         match &self.fault {
             None => Ok(()),

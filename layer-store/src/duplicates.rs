@@ -1,16 +1,19 @@
-//! How much of the store is the same file again: what sharing by file would save, measured.
+//! How much of the store is the same file again: what sharing by file saves where it is done, and would save where not.
 //!
-//! A layer is kept once, whatever images have it. Files are not shared between layers: each way of doing it costs more
-//! than it gives on ext4, where most stores are.
+//! A layer is kept once, whatever images have it. That equal files of different layers are kept once as well takes one of
+//! three ways, of which the first is there:
 //!
-//! - **hard links** share an inode, and so owner, mode, time and attributes: two builds that differ in times share
-//!   nothing ([`Duplicates::linkable`]). `st_nlink` shows in containers, ext4 ends at 65,000 names, and the blocks
-//!   belong to no layer any more: df would need the link count of every file, where it now reads one record a layer.
-//! - **shared extents** (reflink) need XFS or Btrfs, and `du` counts them twice. Where the file system has them the
-//!   copies that the store makes itself (snapshots, flattened and squashed layers) share already.
-//! - **stub trees over an object directory** (overlay redirects) share content under different metadata, but without
-//!   `metacopy`, which `userxattr` excludes, only in the lowest layer: each image would be one flattened tree, made
-//!   anew for every layer that a build adds.
+//! - **shared extents**, on file systems that have them (XFS, Btrfs): [`Store::deduplicate`] makes equal files share, each
+//!   with its own metadata. `du` and df count such blocks once a file; `statfs` says what is saved. The copies that the store
+//!   makes itself there (snapshots, flattened and squashed layers) share from the start.
+//! - **hard links** are not made: they share an inode, and so owner, mode, time and attributes: two builds that differ in
+//!   times share nothing ([`Duplicates::linkable`]). `st_nlink` shows in containers, ext4 ends at 65,000 names, and the
+//!   blocks belong to no layer any more: df would need the link count of every file, where it now reads one record a layer.
+//! - **stub trees over an object directory** (overlay redirects) are not made: they share content under different metadata
+//!   on ext4 too, but without `metacopy`, which `userxattr` excludes, only in the lowest layer: each image would be one
+//!   flattened tree, made anew for every layer that a build adds.
+//!
+//! So on ext4, and wherever extents cannot be shared, a file that two layers have is kept twice.
 
 use std::collections::BTreeMap;
 
@@ -43,18 +46,30 @@ pub struct Duplicates {
 type Metadata = (u32, u32, u32, (i64, u32), BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Store {
-    /// Reads the indexes of all layers and tells what is in them more than once.
+    /// Reads the indexes of all layers and tells what is in them more than once; whether it shares its blocks is not looked
+    /// at.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn duplicates(&self) -> Result<Duplicates> {
+        self.duplicates_from(1)
+    }
+
+    /// As [`Self::duplicates`], of files of at least `min_size` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::duplicates`].
+    pub fn duplicates_from(&self, min_size: u64) -> Result<Duplicates> {
         let mut found = Duplicates::default();
         let mut contents: BTreeMap<Digest, Vec<Metadata>> = BTreeMap::new();
         for name in self.places.layers.names()? {
             let Ok(dir) = self.places.layers.dir(&name) else { continue };
             let Some(index) = dir.read(INDEX)?.and_then(|bytes| Index::decode(&bytes).ok()) else { continue };
             for Entry { kind, mode, uid, gid, mtime, xattrs } in index.entries.into_values() {
-                let Kind::File { size: size @ 1.., digest } = kind else { continue };
+                let Kind::File { size, digest } = kind else { continue };
+                if size < min_size.max(1) {
+                    continue;
+                }
                 let bytes = size.next_multiple_of(BLOCK);
                 (found.files, found.bytes) = (found.files + 1, found.bytes + bytes);
                 let known = contents.entry(digest).or_default();

@@ -130,6 +130,14 @@ pub enum Error {
         /// Whose files it keeps.
         kept: &'static str,
     },
+    /// Equal files of the store cannot share their blocks.
+    #[error("equal files of the store at {} cannot share their blocks: {reason}", .path.display())]
+    NoFileSharing {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Something that this version does not do.
     #[error("not supported yet: {what}")]
     Unsupported {

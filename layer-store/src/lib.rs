@@ -23,8 +23,9 @@
 //!    trash/                     on its way out
 //! ```
 //!
-//! A layer is kept once, whatever images have it and whatever is below it there; a file that two layers have is kept
-//! twice ([`Store::duplicates`] counts those, and its module says why).
+//! A layer is kept once, whatever images have it and whatever is below it there. The blocks of a file that two layers have
+//! are kept once after [`Store::deduplicate`], where the file system can share extents, and twice where it cannot
+//! ([`Store::duplicates`] counts those).
 //!
 //! Roots of garbage collection: `images`, `refs` that name an index, `containers`, `cache/records`, held `leases`. Files are the truth; there is
 //! no database. No lock is held while a store is merely open, so any number of processes share one.
@@ -43,7 +44,7 @@
 //! assert_eq!(store.layer(layer.key())?.index().size(), 6);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod additional;
 mod archive;
@@ -59,11 +60,13 @@ mod compress;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod container;
+mod deduplicate;
 mod derive;
 mod disk;
 mod duplicates;
 mod encode;
 mod error;
+mod extents;
 mod gc;
 mod image;
 mod image_index;
@@ -100,6 +103,7 @@ pub use check::{Checked, Damage, Finding, Object};
 pub use compose::Composer;
 pub use compress::{GZIP_ENCODER, GzipWriter, decoder, sniff, zstd_encoder};
 pub use container::{ContainerRecord, ContainerStatus, NewContainer, StoredContainer};
+pub use deduplicate::{DedupOptions, Deduplicated, FileSharing, Unshared};
 pub use disk::{Disk, FaultPoint};
 pub use duplicates::Duplicates;
 pub use encode::Encoder;

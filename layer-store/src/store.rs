@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::additional::Shelf;
 use crate::authority::{Direct, FileAuthority, Owners};
 use crate::budget::Budget;
+use crate::deduplicate::{DedupOptions, FileSharing};
 use crate::disk::{Dir, Disk, json};
 use crate::error::{Error, Result};
 use crate::index::Summary;
@@ -96,6 +97,9 @@ pub struct StoreOptions {
     pub snapshotter: Option<Arc<dyn Snapshotter>>,
     /// Stores below this one, first come first: their layers and images are used in place, read-only.
     pub additional: Vec<PathBuf>,
+    /// By what the layers of each commit are made to share with what is there, see [`Store::deduplicate`]; of the options,
+    /// the layers are the commit's. A commit waits for it, and does not fail by it. `None`: only when asked.
+    pub dedup: Option<DedupOptions>,
 }
 
 impl Default for StoreOptions {
@@ -106,6 +110,7 @@ impl Default for StoreOptions {
             disk: Arc::new(Disk::default()),
             snapshotter: None,
             additional: Vec::new(),
+            dedup: None,
         }
     }
 }
@@ -143,6 +148,10 @@ pub struct Store {
     pub(crate) driver: Arc<OnceLock<Arc<dyn Snapshotter>>>,
     /// Stores below this one.
     pub(crate) additional: Arc<[Shelf]>,
+    /// What is shared after each commit.
+    pub(crate) dedup: Option<DedupOptions>,
+    /// How equal files can share, once that is known.
+    pub(crate) sharing: Arc<OnceLock<FileSharing>>,
 }
 
 impl Store {
@@ -219,8 +228,9 @@ impl Store {
         let driver = options.snapshotter.map_or_else(OnceLock::new, OnceLock::from);
         let shelves = options.additional.iter().map(|path| Shelf::open(path, &options.authority));
         let additional = shelves.collect::<Result<Vec<_>>>()?.into();
-        let StoreOptions { authority, budget, .. } = options;
-        Ok(Self { places, authority, budget, driver: Arc::new(driver), additional })
+        let StoreOptions { authority, budget, dedup, .. } = options;
+        let (driver, sharing) = (Arc::new(driver), Arc::default());
+        Ok(Self { places, authority, budget, driver, additional, dedup, sharing })
     }
 
     pub(crate) fn write_version(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Which driver serves here, what it costs, and why the others do not.
+//! Which driver serves here, what it costs, and why the others do not; and whether files can share.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::deduplicate::FileSharing;
 use crate::disk::Dir;
 use crate::error::Result;
 use crate::store::Store;
@@ -71,7 +72,7 @@ pub struct Candidate {
     pub verdict: Verdict,
 }
 
-/// The drivers, cheapest first, and which of them is taken: the first that is not refused.
+/// The drivers, cheapest first, and which of them is taken: the first that is not refused; and how files can share.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Probe {
@@ -79,6 +80,8 @@ pub struct Probe {
     pub candidates: Vec<Candidate>,
     /// The name of the one that is taken.
     pub chosen: &'static str,
+    /// How equal files of different layers can share, see [`Store::deduplicate`].
+    pub sharing: FileSharing,
 }
 
 impl fmt::Display for Probe {
@@ -87,7 +90,7 @@ impl fmt::Display for Probe {
             let mark = if *name == self.chosen { '*' } else { ' ' };
             writeln!(f, "{mark} {name:<8} {verdict}; costs {cost}")?;
         }
-        Ok(())
+        writeln!(f, "  sharing  {}", self.sharing)
     }
 }
 
@@ -117,7 +120,7 @@ impl Store {
         let copy = Candidate { name: CopyDriver.name(), cost, verdict: Verdict::Works };
         let refused = matches!(overlay.verdict, Verdict::Refused(_));
         let chosen = if refused { copy.name } else { overlay.name };
-        Ok(Probe { candidates: vec![overlay, copy], chosen })
+        Ok(Probe { candidates: vec![overlay, copy], chosen, sharing: self.file_sharing()? })
     }
 
     /// The driver of this store: the one that it was opened with, or what [`Self::probe`] chose at the first call.

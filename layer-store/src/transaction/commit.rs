@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use crate::blob::file_name;
 use crate::disk::Dir;
 use crate::error::{Error, Result};
+use crate::layer::LayerKey;
 
 use super::Transaction;
 
@@ -50,12 +51,27 @@ impl Transaction {
             self.0.store.add_encoding(&diff_id, encoding)?;
         }
         // A sweep takes temporaries of records away; nobody makes one without the shared lock.
-        let _guard = crate::lease::guard(&places.root, rustix::fs::FlockOperation::LockShared)?;
+        let guard = crate::lease::guard(&places.root, rustix::fs::FlockOperation::LockShared)?;
         for (diff_id, paths) in std::mem::take(&mut state.borrows) {
             places.borrows.replace_json(&file_name(diff_id.digest()), &paths)?;
         }
-        state.staged.clear();
+        let keys: Vec<LayerKey> = std::mem::take(&mut state.staged).into_keys().collect();
+        drop((guard, state));
+        self.deduplicate(keys);
         Ok(())
+    }
+
+    /// What was committed is whole: that it shares nothing is no failure.
+    fn deduplicate(&self, keys: Vec<LayerKey>) {
+        let store = &self.0.store;
+        let Some(options) = store.dedup.as_ref().filter(|_| !keys.is_empty()) else { return };
+        match store.deduplicate(&options.clone().layers(keys)) {
+            Ok(done) => tracing::debug!(?done, "the new layers share"),
+            Err(error @ Error::NoFileSharing { .. }) => {
+                tracing::debug!(%error, "the new layers do not share");
+            }
+            Err(error) => tracing::warn!(%error, "the new layers do not share"),
+        }
     }
 }
 

@@ -4,9 +4,7 @@
 //! n-th change of a scenario, for every n. The same with all barriers left out must find violations, or the harness
 //! would show nothing.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,79 +14,9 @@ use layer_store::{
     StoreOptions, View,
 };
 
+use crate::loops::{Format, Loop, alone, shut_down};
 use crate::peers;
 use crate::tarball::{archive, dir, file, symlink};
-
-/// A small ext4 in a file, mounted.
-struct Loop {
-    image: PathBuf,
-    mount: PathBuf,
-    mounted: bool,
-}
-
-fn run(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).output().is_ok_and(|out| out.status.success())
-}
-
-impl Loop {
-    fn new(place: &Path) -> Option<Self> {
-        let (image, mount) = (place.join("disk"), place.join("mnt"));
-        std::fs::create_dir_all(&mount).unwrap();
-        // A new file each time: the last one's loop device may still be on its way out.
-        drop(std::fs::remove_file(&image));
-        let file = std::fs::File::create(&image).unwrap();
-        file.set_len(64 << 20).unwrap();
-        drop(file);
-        let made = run("mkfs.ext4", &["-q", "-F", "-O", "^metadata_csum_seed", image.to_str().unwrap()]);
-        let mut disk = Self { image, mount, mounted: false };
-        (made && disk.mount()).then_some(disk)
-    }
-
-    fn mount(&mut self) -> bool {
-        let options = "loop,commit=1000,nodiscard";
-        let args = ["-o", options, self.image.to_str().unwrap(), self.mount.to_str().unwrap()];
-        // Loop devices are few, and others take and give them back.
-        for _ in 0..100 {
-            self.mounted = run("mount", &args);
-            if self.mounted {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        self.mounted
-    }
-
-    fn unmount(&mut self) {
-        for _ in 0..50 {
-            if run("umount", &[self.mount.to_str().unwrap()]) {
-                self.mounted = false;
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        panic!("cannot unmount {}", self.mount.display());
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        if self.mounted {
-            run("umount", &["-l", self.mount.to_str().unwrap()]);
-        }
-    }
-}
-
-/// Cuts the power: nothing more reaches the disk, not even what the log holds.
-#[expect(unsafe_code, reason = "there is no safe call for this ioctl")]
-fn shut_down(mount: &std::fs::File) {
-    // FS_IOC_SHUTDOWN, _IOR('X', 125, __u32), FS_SHUTDOWN_FLAGS_NOLOGFLUSH = 2.
-    const OPCODE: rustix::ioctl::Opcode = 0x8004_587d;
-    const NO_LOG_FLUSH: u32 = 2;
-    // SAFETY: the call reads one u32 at the address that it is given, which outlives it.
-    let setter = unsafe { rustix::ioctl::Setter::<OPCODE, u32>::new(NO_LOG_FLUSH) };
-    // SAFETY: as above; the kernel checks the descriptor.
-    unsafe { rustix::ioctl::ioctl(mount.as_fd(), setter) }.unwrap();
-}
 
 /// What a scenario got an answer for before the power went.
 #[derive(Debug, Default)]
@@ -233,7 +161,7 @@ fn violations(root: &Path, done: &Done) -> Vec<String> {
 
 /// Runs the scenario with the power cut before change `step`. `None`: there were fewer changes.
 fn cut_at(place: &Path, step: u64, careless: bool) -> Option<(Vec<String>, Done)> {
-    let mut disk = Loop::new(place)?;
+    let mut disk = Loop::new(place, Format::Ext4)?;
     let root = disk.mount.join("store");
     {
         let store = Store::open(&root).unwrap();
@@ -282,21 +210,6 @@ fn sweep(careless: bool, stride: u64) -> Option<(u64, u64, Vec<String>)> {
             return Some((cuts, step, all));
         }
         step += stride;
-    }
-}
-
-/// Runs `work` where nobody else sees its mounts. A mount namespace that another test makes meanwhile would copy them,
-/// and a file system that is mounted somewhere does not come back anew when it is mounted again: it stays shut down.
-fn alone(work: impl FnOnce() + Send) {
-    let thread = || {
-        use nix::sched::{CloneFlags, unshare};
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
-        assert!(run("mount", &["--make-rprivate", "/"]));
-        work();
-    };
-    let ended = std::thread::scope(|scope| scope.spawn(thread).join());
-    if let Err(panic) = ended {
-        std::panic::resume_unwind(panic);
     }
 }
 

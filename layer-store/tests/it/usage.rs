@@ -176,7 +176,7 @@ fn one_copy_under_two_parents_and_a_cheap_df() {
     eprintln!("one layer under two parents: {layers} layers, du {disk} against a sum of {sum}");
 }
 
-/// What file-level sharing would save is told, and is not saved: see the text of `duplicates`.
+/// What sharing by file would save is told, also where it cannot be done; `sharing` does it where it can.
 #[test]
 fn what_is_the_same_in_two_layers_is_counted() {
     let sum_and_disk = |second: &dyn Fn(usize, &mut crate::tarball::Member)| {
