@@ -71,6 +71,9 @@ pub(crate) trait Tree: Debug + Send + Sync {
 
     /// Gives back what groups above it got for its sake. Nothing is in it any more.
     fn give_back(&self) {}
+
+    /// Removes what was made above it for its sake and holds nothing else, once it is gone.
+    fn removed(&self) {}
 }
 
 /// The error for a controller that is not there.

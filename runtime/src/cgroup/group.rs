@@ -305,6 +305,7 @@ impl Group {
         for tree in &self.trees {
             tree.give_back();
             remove(tree.as_ref())?;
+            tree.removed();
         }
         Ok(())
     }

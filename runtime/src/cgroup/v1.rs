@@ -13,6 +13,9 @@ use crate::{Errno, Error, Hint};
 /// How long processes may take to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a directory is made whose parents are removed meanwhile.
+const TRIES: usize = 16;
+
 /// A group of one tree.
 #[derive(Debug)]
 pub(super) struct V1 {
@@ -262,7 +265,15 @@ impl Tree for V1 {
 
     fn make(&self) -> Result<(), Error> {
         let directory = &self.tree.directory;
-        std::fs::create_dir_all(directory).map_err(|error| failed("mkdir", directory, &error))?;
+        // What is above may go with another group at any time before this one is in it.
+        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        let mut tries = 0;
+        while let Err(error) = std::fs::create_dir_all(directory) {
+            tries += 1;
+            if !gone(&error) || tries > TRIES {
+                return Err(failed("mkdir", directory, &error));
+            }
+        }
         if self.carries("cpuset") { inherit_cpuset(&self.tree.point, directory) } else { Ok(()) }
     }
 
@@ -377,6 +388,13 @@ impl Tree for V1 {
         let own = Some(&self.tree.directory).filter(|_| !self.tree.realtime_above.is_empty());
         for directory in own.into_iter().chain(self.tree.realtime_above.iter().rev()) {
             drop(write(directory, REALTIME, "0"));
+        }
+    }
+
+    fn removed(&self) {
+        for above in self.tree.realtime_above.iter().rev() {
+            // Left without realtime, it would be in the way of the next group that wants some.
+            drop(std::fs::remove_dir(above));
         }
     }
 

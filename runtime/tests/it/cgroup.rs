@@ -306,8 +306,19 @@ fn realtime_is_given_to_the_groups_that_are_made_and_taken_back() {
     more.set_devices(None).set_cpu(Some(cpu));
     bench.runtime.load(first.id()).unwrap().update(&more).unwrap();
     assert_eq!((of(&place("")), of(&place("above/first"))), (3000, 3000));
+    // With another group beneath, what is above stays, and has nothing.
+    fs::create_dir(place("other")).unwrap();
     first.delete().unwrap();
-    assert_eq!((of(&place("")), of(&place("above"))), (0, 0));
+    assert_eq!((of(&place("")), place("above").exists()), (0, false));
+    fs::remove_dir(place("other")).unwrap();
+    fs::remove_dir(place("")).unwrap();
+    // The next one finds nothing that were in its way.
+    for _ in 0..3 {
+        let again = asking("above/again", 1000).unwrap().start().unwrap();
+        assert_eq!(of(&place("")), 1000);
+        again.delete().unwrap();
+        assert!(!place("").exists());
+    }
     for tree in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         drop(fs::remove_dir(tree.path().join(&top).join("above")));
         drop(fs::remove_dir(tree.path().join(&top)));
