@@ -5,6 +5,7 @@
 //! answers a failure with no more than the step's number and the kernel's error number.
 
 mod assemble;
+mod bind;
 mod capability;
 mod cgroup;
 mod compile;

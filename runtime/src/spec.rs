@@ -113,10 +113,11 @@ impl SpecBuilder {
         self
     }
 
-    /// Binds a file or directory of the host into the container (recursively, `nosuid,nodev`).
+    /// Binds a file or directory of the host into the container (recursively, `nosuid,nodev`). It is read-only where the host's
+    /// mount is, too.
     #[must_use]
     pub fn mount_bind(self, host: impl AsRef<Path>, dest: impl AsRef<Path>, read_only: bool) -> Self {
-        let mut options = vec!["rbind", "rprivate", "nosuid", "nodev"];
+        let mut options = vec!["rbind", "rprivate", "rnosuid", "rnodev"];
         if read_only {
             options.push("rro");
         }

@@ -221,7 +221,8 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         Some(path) => pivot::attach_at(&mut asm, root, path),
     }
     let shown = Shown { trees: &cgroups, namespace: cgroup_namespace };
-    mount::all(&mut asm, root, mounts, &trees, Given { opened, shown }, scratch)?;
+    let given = Given { opened, shown, in_user_namespace: maps.is_some() || joined_user };
+    mount::all(&mut asm, root, mounts, &trees, given, scratch)?;
     let can_mknod = maps.is_none() && !joined_user && privilege.has(CAP_MKNOD);
     device::all(&mut asm, root, mounts, linux.devices().as_deref().unwrap_or_default(), can_mknod, scratch)?;
     let slave = terminal.then(|| terminal::open(&mut asm, Some(root), process, scratch));

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Mount;
 
-use super::assemble::{Assembler, At, Reg};
+use super::assemble::{Assembler, At, Pending, Reg};
+use super::bind;
 use super::control::{self, Shown};
 use super::option::{Attributes, Options};
-use super::reach::{HostFile, Kind, Links, clean, make_in_root, mode_of, open_in_root};
+use super::reach::{Kind, Links, clean, make_in_root, mode_of, open_in_root};
 use super::rootfs::{self, FSCONFIG_CMD_CREATE, Source, fs_flag, fs_string};
 use crate::rootfs::Tree;
 use crate::{Error, Phase};
@@ -66,6 +67,20 @@ pub(super) fn attach_over_root(asm: &mut Assembler, mount: Reg, what: &str) {
     asm.call("move_mount", libc::SYS_move_mount, &args, what.to_owned());
 }
 
+/// Changes the attributes of a mount alone.
+pub(super) fn change_attributes<'a>(
+    asm: &'a mut Assembler,
+    mount: Reg,
+    set: u64,
+    clear: u64,
+    what: &str,
+) -> Pending<'a> {
+    let attributes = asm.words(&[set.into(), clear.into(), 0.into(), 0.into()]);
+    let empty = asm.text("");
+    let args = [mount.into(), empty.into(), libc::AT_EMPTY_PATH.into(), attributes.into(), 32.into()];
+    asm.call("mount_setattr", libc::SYS_mount_setattr, &args, what.to_owned())
+}
+
 /// Changes the attributes of a mount, or of it and all below it.
 pub(super) fn set_attributes(
     asm: &mut Assembler,
@@ -90,6 +105,8 @@ pub(super) struct Given<'a> {
     pub(super) opened: BTreeMap<usize, OwnedFd>,
     /// What a mount of type cgroup shows.
     pub(super) shown: Shown<'a>,
+    /// Whether the container has a user namespace of its own.
+    pub(super) in_user_namespace: bool,
 }
 
 /// Compiles the Spec's mounts, in their order. A tree comes before the first mount that goes below it.
@@ -110,8 +127,7 @@ pub(super) fn all(
             waiting.into_iter().partition(|tree| dest.starts_with(clean(&tree.destination)));
         waiting = after;
         self::trees(asm, root, mounts, trees, before, scratch)?;
-        let opened = given.opened.remove(&index);
-        one(asm, root, mount, &format!("mounts[{index}]"), opened, given.shown, scratch)?;
+        one(asm, root, mount, index, &mut given, scratch)?;
     }
     self::trees(asm, root, mounts, trees, waiting, scratch)
 }
@@ -173,11 +189,12 @@ fn one(
     asm: &mut Assembler,
     root: Reg,
     mount: &Mount,
-    field: &str,
-    opened: Option<OwnedFd>,
-    shown: Shown<'_>,
+    index: usize,
+    given: &mut Given<'_>,
     scratch: At,
 ) -> Result<(), Error> {
+    let (field, shown) = (format!("mounts[{index}]"), given.shown);
+    let field = field.as_str();
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     if let Some(option) = options.unsupported.first() {
         return Err(Error::unsupported(format!("mount option {option:?} ({field}.options)")));
@@ -188,7 +205,9 @@ fn one(
     }
     let typ = mount.typ().as_deref().unwrap_or_default();
     if options.bind || typ == "bind" {
-        bind(asm, root, mount, &options, field, opened, scratch)
+        let source =
+            bind::From { opened: given.opened.remove(&index), in_user_namespace: given.in_user_namespace };
+        bind::mount(asm, root, mount, &options, field, source, scratch)
     } else if typ == "cgroup" || (typ == "cgroup2" && !shown.trees.is_empty()) {
         if shown.trees.is_empty() {
             return Err(crate::cgroup::missing(format!("{field} of type cgroup")));
@@ -197,43 +216,6 @@ fn one(
     } else {
         filesystem(asm, root, mount, typ, &options, field, scratch)
     }
-}
-
-fn bind(
-    asm: &mut Assembler,
-    root: Reg,
-    mount: &Mount,
-    options: &Options,
-    field: &str,
-    opened: Option<OwnedFd>,
-    scratch: At,
-) -> Result<(), Error> {
-    let source =
-        mount.source().as_deref().ok_or_else(|| Error::spec(format!("{field}.source"), "missing"))?;
-    if !source.is_absolute() {
-        return Err(Error::spec(format!("{field}.source"), format!("{} is not absolute", source.display())));
-    }
-    // A bind mount has no filesystem to configure: such options have no effect in mount(8) and runc either.
-    for (key, _) in &options.data {
-        tracing::warn!(option = %key, mount = %field, "an option that a bind mount does not have");
-    }
-    let file = HostFile::of_path(source, Phase::Mounts, "source")?;
-    let made = match opened {
-        Some(fd) => asm.fd(fd),
-        None => {
-            let opened = file.open(asm, scratch, "source");
-            let recursive = if options.recursive { libc::AT_RECURSIVE.cast_unsigned() } else { 0 };
-            let what = format!("a copy of {}", source.display());
-            let made = open_tree(asm, opened, OPEN_TREE_CLONE | recursive, &what);
-            asm.close(opened);
-            made
-        }
-    };
-    let what = format!("{} from {}", mount.destination().display(), source.display());
-    finish_attributes(asm, made, options.attributes, false, &what);
-    let kind = if file.directory { Kind::Directory } else { Kind::File };
-    place(asm, root, mount.destination(), made, kind, Links::Follow, options, &what);
-    Ok(())
 }
 
 fn filesystem(
@@ -343,14 +325,20 @@ fn copy_up(asm: &mut Assembler, root: Reg, dest: &Path, made: Reg, what: &str) {
     }
 }
 
-fn finish_attributes(asm: &mut Assembler, mount: Reg, attributes: Attributes, recursive: bool, what: &str) {
+pub(super) fn finish_attributes(
+    asm: &mut Assembler,
+    mount: Reg,
+    attributes: Attributes,
+    recursive: bool,
+    what: &str,
+) {
     if !attributes.is_empty() {
         set_attributes(asm, mount, attributes.set, attributes.clear, 0, recursive, what);
     }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one mount has that many sides")]
-fn place(
+pub(super) fn place(
     asm: &mut Assembler,
     root: Reg,
     dest: &Path,

@@ -33,6 +33,8 @@ pub(super) struct Options {
     pub(super) recursive: bool,
     /// For this mount alone.
     pub(super) attributes: Attributes,
+    /// Whether an option names one of these, if only to say what is so anyway.
+    pub(super) named: bool,
     /// For this mount and all below it.
     pub(super) recursive_attributes: Attributes,
     /// Propagation and whether it is recursive, in order.
@@ -57,7 +59,20 @@ impl Options {
     fn add(&mut self, option: &str) {
         if let Some(change) = attribute(option) {
             self.attributes.apply(change);
-        } else if let Some(change) = option.strip_prefix('r').and_then(attribute) {
+            self.named = true;
+        } else if let Some(undone) = undoes(option) {
+            let chosen = match undone {
+                0 => self.attributes.set & (MOUNT_ATTR_NOATIME | MOUNT_ATTR_STRICTATIME) == 0,
+                undone => self.attributes.set & undone != 0,
+            };
+            if chosen {
+                self.attributes.set &= !undone;
+                if undone != MOUNT_ATTR_NODIRATIME {
+                    self.attributes.clear &= !MOUNT_ATTR_ATIME;
+                }
+            }
+            self.named = true;
+        } else if let Some(change) = option.strip_prefix('r').and_then(recursive_attribute) {
             self.recursive_attributes.apply(change);
         } else if let Some(propagation) = propagation(option) {
             self.propagation.push(propagation);
@@ -98,11 +113,31 @@ fn attribute(option: &str) -> Option<Attributes> {
         "nosymfollow" => set(MOUNT_ATTR_NOSYMFOLLOW),
         "symfollow" => clear(MOUNT_ATTR_NOSYMFOLLOW),
         "nodiratime" => set(MOUNT_ATTR_NODIRATIME),
-        "diratime" => clear(MOUNT_ATTR_NODIRATIME),
         "noatime" => atime(MOUNT_ATTR_NOATIME),
         "strictatime" => atime(MOUNT_ATTR_STRICTATIME),
-        "relatime" | "atime" | "norelatime" | "nostrictatime" => atime(0),
+        "relatime" => atime(0),
         _ => None,
+    }
+}
+
+/// What an option about access times takes back of those before it. By itself it changes nothing, as with `mount(2)`,
+/// where it is the absence of a flag.
+fn undoes(option: &str) -> Option<u64> {
+    match option {
+        "diratime" => Some(MOUNT_ATTR_NODIRATIME),
+        "atime" => Some(MOUNT_ATTR_NOATIME),
+        "nostrictatime" => Some(MOUNT_ATTR_STRICTATIME),
+        "norelatime" => Some(0),
+        _ => None,
+    }
+}
+
+/// The same word in its recursive form, which is for `mount_setattr(2)`: there each has an effect.
+fn recursive_attribute(option: &str) -> Option<Attributes> {
+    match option {
+        "diratime" => Some(Attributes { set: 0, clear: MOUNT_ATTR_NODIRATIME }),
+        "atime" | "norelatime" | "nostrictatime" => Some(Attributes { set: 0, clear: MOUNT_ATTR_ATIME }),
+        option => attribute(option),
     }
 }
 
@@ -188,6 +223,28 @@ mod tests {
         assert_eq!(options.attributes, Attributes { set: MOUNT_ATTR_NOSUID, clear: MOUNT_ATTR_ATIME });
         assert_eq!(options.propagation, [(libc::MS_SLAVE, true)]);
         assert_eq!(options.data, [("size".to_owned(), Some("64m".to_owned()))]);
+    }
+
+    #[test]
+    fn access_times_are_as_the_kernel_has_them() {
+        let chosen = |options: &[&str]| {
+            let parsed = parse(options);
+            assert!(parsed.named);
+            parsed.attributes
+        };
+        let none = Attributes::default();
+        assert_eq!(chosen(&["atime", "diratime", "norelatime", "nostrictatime"]), none);
+        assert_eq!(chosen(&["noatime", "atime"]), none);
+        assert_eq!(chosen(&["strictatime", "nostrictatime"]), none);
+        assert_eq!(chosen(&["relatime", "norelatime"]), none);
+        let noatime = Attributes { set: MOUNT_ATTR_NOATIME, clear: MOUNT_ATTR_ATIME };
+        assert_eq!(chosen(&["noatime", "norelatime", "nostrictatime"]), noatime);
+        assert_eq!(chosen(&["nodiratime", "noatime", "diratime"]), noatime);
+        assert!(!parse(&["bind", "rnoatime", "size=1"]).named);
+        assert_eq!(
+            parse(&["ratime", "rdiratime"]).recursive_attributes.clear,
+            MOUNT_ATTR_ATIME | MOUNT_ATTR_NODIRATIME
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod exec;
 mod failure;
 mod hostile;
 mod linux;
+mod mount;
 mod network_device;
 mod overlay;
 mod provoked;

@@ -1,0 +1,112 @@
+//! Bind mounts: what they keep of their source, and where they may go.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use runtime::{Errno, Error, IdRange, SpecBuilder, UserMapping};
+
+use crate::support::{Bench, bench, is_root, mount, shell, skipped};
+
+/// Runs a test in a mount namespace of its own, which only its thread is in.
+#[expect(unsafe_code, reason = "the safe wrapper is deprecated")]
+fn in_own_mounts(test: impl FnOnce(Bench) + Send) {
+    let Some(bench) = bench() else { return };
+    if !is_root() {
+        return skipped("only root mounts on the host");
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: no other thread is affected, and this one ends with the test.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+            host("mount", "--make-rprivate /");
+            test(bench);
+        });
+        thread.join().unwrap();
+    });
+}
+
+fn host(program: &str, args: &str) {
+    let output = Command::new(program).args(args.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The flags that a container sees of a bind mount with these options, of a source that has those.
+fn flags(bench: &Bench, source: &str, options: &str, mapping: Option<&UserMapping>) -> Result<String, Error> {
+    let place = bench.dir.path().join("source");
+    let shown = place.display();
+    if !place.exists() {
+        fs::create_dir(&place).unwrap();
+        host("mount", &format!("-t tmpfs -o strictatime none {shown}"));
+    }
+    host("mount", &format!("-o remount,bind,strictatime,diratime {shown}"));
+    host("mount", &format!("-o remount,bind,{source} {shown}"));
+    let options: Vec<&str> = options.split(',').collect();
+    let script = "while read a b c d; do [ $b = /bound ] && echo ,${d%% *},; done </proc/mounts";
+    let mut spec: SpecBuilder = shell(script).mount(mount("/bound", "bind", &place, &options));
+    if let Some(mapping) = mapping {
+        spec = spec.user_mapping(mapping.clone());
+    }
+    Ok(bench.run(spec)?.1)
+}
+
+#[test]
+fn a_bind_mount_has_the_flags_that_are_named_or_all_of_its_source() {
+    in_own_mounts(|bench| {
+        for (source, options, has, has_not) in [
+            ("ro,noexec,nodiratime", "bind", "ro noexec nodiratime", "rw"),
+            ("ro,noexec,nosymfollow", "bind,dev", "rw", "ro noexec nosymfollow"),
+            ("ro", "rbind,nosuid,nodev,rprivate", "rw nosuid nodev", "ro"),
+            ("nosuid,nodev,noexec", "bind,ro", "ro", "nosuid nodev noexec"),
+            ("nosuid,nodev", "bind,ro,nosuid", "ro nosuid", "nodev"),
+            ("ro,noexec", "rbind,rnosuid", "ro noexec nosuid", "rw"),
+            // Access times are one choice, which words that only take something back do not make.
+            ("noatime", "bind,atime", "noatime", "relatime"),
+            ("noatime", "bind,ro", "ro noatime", "relatime"),
+            ("noatime", "bind,relatime", "relatime", "noatime"),
+            ("noatime", "bind,nodiratime", "nodiratime relatime", "noatime"),
+            ("nodiratime", "bind,strictatime", "rw", "nodiratime relatime noatime"),
+        ] {
+            let found = flags(&bench, source, options, None).unwrap();
+            let there = |name: &&str| found.contains(&format!(",{name},"));
+            assert!(has.split(' ').all(|name| there(&name)), "{source} {options}: {found}");
+            assert!(!has_not.split(' ').any(|name| there(&name)), "{source} {options}: {found}");
+        }
+    });
+}
+
+#[test]
+fn in_a_user_namespace_what_is_not_named_stays() {
+    in_own_mounts(|bench| {
+        let own = |at| IdRange { inside: 0, outside: at, count: 65_536 };
+        let mapping = UserMapping::ranges([own(0)], [own(0)]);
+        let found = flags(&bench, "ro,noexec,nosymfollow", "bind,nodev", Some(&mapping)).unwrap();
+        for (name, there) in [(",ro,", true), (",noexec,", true), (",nodev,", true), (",nosymfollow,", false)]
+        {
+            assert_eq!(found.contains(name), there, "{name}: {found}");
+        }
+    });
+}
+
+#[test]
+fn a_flag_that_the_kernel_keeps_is_only_missed_by_who_takes_it_away() {
+    let Some(bench) = bench() else { return };
+    if is_root() {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
+    let noexec = fields.find_map(|mut fields| {
+        let (place, flags) = (fields.next()?, fields.nth(1)?);
+        (flags.contains("noexec") && Path::new(place).is_dir()).then(|| place.to_owned())
+    });
+    let Some(noexec) = noexec else { return skipped("the host has no mount with noexec") };
+    let bound = |options: &[&str]| {
+        let script = "while read a b c d; do [ $b = /tmp ] && echo $d; done </proc/mounts";
+        bench.run(shell(script).mount(mount("/tmp", "bind", Path::new(&noexec), options)))
+    };
+    let (_, output) = bound(&["rbind", "ro"]).unwrap();
+    assert!(output.contains("ro,") && output.contains("noexec"), "{output}");
+    let error = bound(&["rbind", "exec"]).unwrap_err();
+    assert_eq!(error.errno().map(Errno::raw), Some(libc::EPERM), "{error:?}");
+}
