@@ -5,8 +5,17 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 8] =
-    ["copy.rs", "main.rs", "memory.rs", "resident.rs", "serve.rs", "step.rs", "syscall.rs", "wire.rs"];
+const SOURCES: [&str; 9] = [
+    "copy.rs",
+    "main.rs",
+    "make.rs",
+    "memory.rs",
+    "resident.rs",
+    "serve.rs",
+    "step.rs",
+    "syscall.rs",
+    "wire.rs",
+];
 
 fn main() -> Result<(), String> {
     let folder = Path::new("helper");

@@ -7,6 +7,7 @@
 #![no_main]
 
 mod copy;
+mod make;
 mod memory;
 mod resident;
 mod serve;

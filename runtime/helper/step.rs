@@ -93,6 +93,10 @@ fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
         op::EXEC => return Err(exec(args)),
         op::FIND => find(args)?,
         op::COPY_TREE => crate::copy::tree(args[0], args[1], 0).map_err(|errno| (errno, 0))?,
+        op::MAKE => {
+            let made = crate::make::behind_links(args[0], args[1], args[2] == 1);
+            result = Some(made.map_err(|errno| (errno, 0))? as i64);
+        }
         op::CLOSE_OTHERS => close_others(machine, args[0], args[1]),
         op::EXIT => die(args[0]),
         op::SERVE => crate::serve::run(machine),

@@ -76,6 +76,9 @@ pub(crate) mod op {
     pub(crate) const COPY_TREE: u32 = 11;
     /// Serve calls until the host is gone: see `Call`.
     pub(crate) const SERVE: u32 = 12;
+    /// `out` = the path arg 1 beneath the directory arg 0, opened; what is missing of it is made, behind links too, as
+    /// directories, and the last name as a file if arg 2 is 1.
+    pub(crate) const MAKE: u32 = 13;
 }
 
 /// A call that a serving helper makes for the host. Records stand at the start of a memory file that both have; texts,

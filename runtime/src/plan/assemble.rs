@@ -304,6 +304,12 @@ impl Assembler {
         self.push(op::COPY_TREE, 0, &[from.into(), to.into()], "(copy)", what);
     }
 
+    /// Opens a path beneath a directory, and makes what is missing of it, behind links too.
+    pub(super) fn make_behind(&mut self, root: Reg, path: &[u8], file: bool, what: String) -> Pending<'_> {
+        let path = self.text(path);
+        self.push(op::MAKE, 0, &[root.into(), path.into(), u32::from(file).into()], "(make)", what)
+    }
+
     /// Fails as `exec` would when there is nothing to execute.
     pub(super) fn find<T: AsRef<[u8]>>(&mut self, programs: &[T], target: String) {
         let list = self.vector(programs);

@@ -240,7 +240,7 @@ pub(super) fn make_in_root(asm: &mut Assembler, root: Reg, path: &Path, kind: Ki
     let done = asm.label();
     let out = asm.register();
     let relative = clean(path);
-    let absent = asm.label();
+    let (absent, nowhere) = (asm.label(), asm.label());
     open_in_root_into(asm, root, &relative, 0, links, Some(absent), out);
     asm.jump(done);
     asm.here(absent);
@@ -273,6 +273,7 @@ pub(super) fn make_in_root(asm: &mut Assembler, root: Reg, path: &Path, kind: Ki
             let whole = asm.text(path_bytes(&prefix));
             let args = [root.into(), whole.into(), how_follow.into(), OPEN_HOW.into()];
             asm.call("openat2", libc::SYS_openat2, &args, format!("{shown}, a new file behind a link"))
+                .on(libc::ENOENT, nowhere)
                 .into(next);
         } else {
             let there = asm.label();
@@ -281,7 +282,11 @@ pub(super) fn make_in_root(asm: &mut Assembler, root: Reg, path: &Path, kind: Ki
             asm.here(there);
             let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY | libc::O_CLOEXEC;
             let args = [parent.into(), text.into(), flags.into()];
-            asm.call("openat", libc::SYS_openat, &args, format!("{shown}, a new directory")).into(next);
+            let opened = asm.call("openat", libc::SYS_openat, &args, format!("{shown}, a new directory"));
+            match links {
+                Links::Follow => opened.on(libc::ENOTDIR, nowhere).into(next),
+                Links::Refuse => opened.into(next),
+            }
         }
         asm.here(found);
         if parent != root {
@@ -289,6 +294,11 @@ pub(super) fn make_in_root(asm: &mut Assembler, root: Reg, path: &Path, kind: Ki
         }
         parent = next;
     }
+    asm.jump(done);
+    // A link in the way leads nowhere yet.
+    asm.here(nowhere);
+    let what = format!("/{} in the root filesystem, behind links", relative.display());
+    asm.make_behind(root, path_bytes(&relative), kind == Kind::File, what).into(out);
     asm.here(done);
     out
 }

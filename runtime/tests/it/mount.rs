@@ -1,6 +1,7 @@
 //! Bind mounts: what they keep of their source, and where they may go.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -109,4 +110,79 @@ fn a_flag_that_the_kernel_keeps_is_only_missed_by_who_takes_it_away() {
     assert!(output.contains("ro,") && output.contains("noexec"), "{output}");
     let error = bound(&["rbind", "exec"]).unwrap_err();
     assert_eq!(error.errno().map(Errno::raw), Some(libc::EPERM), "{error:?}");
+}
+
+/// Links with where they lead.
+type Links = &'static [(&'static str, &'static str)];
+
+/// Binds a file, and then a directory, at a place of a root filesystem that was prepared; checks that it shows there and at
+/// another place.
+fn shows(bench: &Bench, prepare: impl Fn(&Path), dest: &str, also: &str) {
+    let from = bench.dir.path().join("from");
+    fs::create_dir_all(&from).unwrap();
+    fs::write(from.join("file"), "bound\n").unwrap();
+    for directory in [false, true] {
+        prepare(&bench.root());
+        let (source, end) = if directory { (from.clone(), "/file") } else { (from.join("file"), "") };
+        let script = format!("cat {dest}{end} {also}{end}");
+        let (exit, output) = bench.run(shell(&script).mount_bind(&source, dest, true)).unwrap();
+        assert!(exit.success() && output == "bound\nbound\n", "{dest} {also}: {output}");
+    }
+}
+
+fn clear(path: &Path) {
+    let removed =
+        if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    assert!(removed.is_ok() || !path.exists());
+}
+
+#[test]
+fn a_mount_point_is_made_behind_links_that_lead_nowhere_yet() {
+    let Some(bench) = bench() else { return };
+    let links: [(&str, Links, &str); 6] = [
+        ("/etc/hosts", &[("etc/hosts", "/tmp/hosts")], "/tmp/hosts"),
+        ("/etc/hosts", &[("etc/hosts", "../tmp/new/hosts")], "/tmp/new/hosts"),
+        (
+            "/etc/hosts",
+            &[("jump", "/tmp/foo/bar"), ("etc/hosts", "/jump/baz/hosts")],
+            "/tmp/foo/bar/baz/hosts",
+        ),
+        ("/a/b/c", &[("a", "tmp/one/./two")], "/tmp/one/two/b/c"),
+        // What leads out of the root ends at it.
+        ("/out/x", &[("out", "../../../../../../tmp/../up/there")], "/up/there/x"),
+        ("/chain", &[("chain", "chain1"), ("chain1", "/chain2"), ("chain2", "tmp/end")], "/tmp/end"),
+    ];
+    for (dest, links, also) in links {
+        let prepare = |root: &Path| {
+            for place in ["tmp", "jump", "a", "out", "up", "chain", "chain1", "chain2", "etc/hosts"] {
+                clear(&root.join(place));
+            }
+            fs::create_dir(root.join("tmp")).unwrap();
+            for (name, target) in links {
+                symlink(target, root.join(name)).unwrap();
+            }
+        };
+        shows(&bench, prepare, dest, also);
+    }
+    assert!(!bench.dir.path().join("up").exists());
+}
+
+#[test]
+fn links_that_never_end_are_an_error() {
+    let Some(bench) = bench() else { return };
+    symlink("/loop2/x", bench.root().join("loop1")).unwrap();
+    symlink("loop1", bench.root().join("loop2")).unwrap();
+    symlink("grow/x", bench.root().join("grow")).unwrap();
+    symlink(format!("/{}", "n".repeat(300)), bench.root().join("long")).unwrap();
+    fs::write(bench.root().join("file"), "").unwrap();
+    symlink("/file/below", bench.root().join("through")).unwrap();
+    for (dest, errno) in [
+        ("/loop1/x", libc::ELOOP),
+        ("/grow/x", libc::ELOOP),
+        ("/long/x", libc::ENAMETOOLONG),
+        ("/through/x", libc::ENOTDIR),
+    ] {
+        let error = bench.run(shell("true").mount_bind("/etc", dest, true)).unwrap_err();
+        assert_eq!(error.errno().map(Errno::raw), Some(errno), "{dest}: {error:?}");
+    }
 }
