@@ -5,13 +5,14 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "copy.rs",
     "main.rs",
     "make.rs",
     "memory.rs",
     "resident.rs",
     "serve.rs",
+    "signal.rs",
     "step.rs",
     "syscall.rs",
     "wire.rs",

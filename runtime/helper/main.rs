@@ -11,6 +11,7 @@ mod make;
 mod memory;
 mod resident;
 mod serve;
+mod signal;
 mod step;
 mod syscall;
 #[expect(dead_code, reason = "some of it is for the host's side")]

@@ -97,6 +97,7 @@ fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
             let made = crate::make::behind_links(args[0], args[1], args[2] == 1);
             result = Some(made.map_err(|errno| (errno, 0))? as i64);
         }
+        op::BE_MORTAL => crate::signal::be_mortal().map_err(|errno| (errno, 0))?,
         op::CLOSE_OTHERS => close_others(machine, args[0], args[1]),
         op::EXIT => die(args[0]),
         op::SERVE => crate::serve::run(machine),

@@ -6,6 +6,7 @@ use core::arch::{asm, global_asm};
 pub(crate) mod nr {
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const MMAP: usize = 9;
+    pub(crate) const RT_SIGACTION: usize = 13;
     pub(crate) const NANOSLEEP: usize = 35;
     pub(crate) const SENDFILE: usize = 40;
     pub(crate) const SENDTO: usize = 44;
@@ -56,6 +57,7 @@ pub(crate) mod nr {
     pub(crate) const SENDFILE: usize = 71;
     pub(crate) const READLINKAT: usize = 78;
     pub(crate) const NANOSLEEP: usize = 101;
+    pub(crate) const RT_SIGACTION: usize = 134;
     pub(crate) const UMASK: usize = 166;
     pub(crate) const EXIT_GROUP: usize = 94;
     pub(crate) const SENDTO: usize = 206;

@@ -79,6 +79,8 @@ pub(crate) mod op {
     /// `out` = the path arg 1 beneath the directory arg 0, opened; what is missing of it is made, behind links too, as
     /// directories, and the last name as a file if arg 2 is 1.
     pub(crate) const MAKE: u32 = 13;
+    /// From now on a signal that asks the process to end ends it, also the first one of a pid namespace.
+    pub(crate) const BE_MORTAL: u32 = 14;
 }
 
 /// A call that a serving helper makes for the host. Records stand at the start of a memory file that both have; texts,

@@ -121,7 +121,7 @@ impl Container {
     /// Sends a signal to the first process.
     ///
     /// The first process of a pid namespace only receives signals it has a handler for, and KILL and STOP: the kernel
-    /// keeps the others from it.
+    /// keeps the others from it. Before it is started, HUP, INT, QUIT and TERM end it.
     ///
     /// # Errors
     ///

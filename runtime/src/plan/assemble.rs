@@ -310,6 +310,11 @@ impl Assembler {
         self.push(op::MAKE, 0, &[root.into(), path.into(), u32::from(file).into()], "(make)", what)
     }
 
+    /// Lets signals end the process that would otherwise pass it by.
+    pub(super) fn be_mortal(&mut self) {
+        self.push(op::BE_MORTAL, 0, &[], "rt_sigaction", "what asks it to end".to_owned());
+    }
+
     /// Fails as `exec` would when there is nothing to execute.
     pub(super) fn find<T: AsRef<[u8]>>(&mut self, programs: &[T], target: String) {
         let list = self.vector(programs);

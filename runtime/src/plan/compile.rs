@@ -272,6 +272,7 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
     // Others may join its namespaces while it waits, and could see what is open.
     let kept: Vec<Reg> = streams.preserved().iter().copied().chain(start).collect();
     asm.close_others(&kept);
+    asm.be_mortal();
     let mut loading = loading;
     if linux.seccomp().as_ref().is_some_and(seccomp::can_be_loaded_early) {
         // The agent hears of the container when it is created, as from others.

@@ -235,3 +235,28 @@ fn ranges_of_ids_as_an_ordinary_user() {
     assert!(exit.success(), "{output}");
     assert_eq!(output, "12\n34 56\n12:34\n");
 }
+
+#[test]
+fn what_waits_to_be_started_ends_when_it_is_asked_to() {
+    let Some(bench) = bench() else { return };
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let spec = shell("sleep 1000").build().unwrap();
+        let options = CreateOptions::default().detachable(true);
+        let created = bench.runtime.create_with(&fresh_id(), &spec, bench.rootfs(), Io::null(), &options);
+        let container = created.unwrap().detach().unwrap();
+        assert_eq!(container.status(), Status::Created);
+        container.kill(signal).unwrap();
+        assert_eq!(container.wait().unwrap().code(), 128 + signal.raw());
+        assert_eq!(container.status(), Status::Stopped);
+        container.delete().unwrap();
+    }
+    // The program has no such handler.
+    let spec = shell("kill -TERM $$; echo lives").build().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let io = Io::null().stdout(writer);
+    let running = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), io).unwrap().start().unwrap();
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    running.delete().unwrap();
+    assert_eq!(output, "lives\n");
+}
