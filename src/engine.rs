@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 use image_core::{Digest, Document, ImageConfig, ImageId, Platform, Reference, Timestamp};
 use layer_store::authority::Owners;
 use layer_store::{
-    Collected, GcPolicy, ImagePolicy, ImageRecord, Snapshotter, Store, StoreOptions, Transaction, Usage, View,
+    Collected, DedupOptions, Deduplicated, GcPolicy, ImagePolicy, ImageRecord, Snapshotter, Store,
+    StoreOptions, Transaction, Usage, View,
 };
 use registry_client::Client;
 use runtime::{Runtime, UserMapping};
@@ -47,6 +48,9 @@ pub struct EngineOptions {
     pub snapshotter: Option<Arc<dyn Snapshotter>>,
     /// Bounds what its builds do together. Several engines may have the same one.
     pub governor: Governor,
+    /// By what new layers are made to share equal files with those that are there, where the store's file system can; a
+    /// pull or a build waits for it. `None`: only when asked, by [`Engine::deduplicate`].
+    pub dedup: Option<DedupOptions>,
 }
 
 impl fmt::Debug for EngineOptions {
@@ -74,7 +78,15 @@ impl EngineOptions {
             subordinate_ids: true,
             snapshotter: None,
             governor: Governor::default(),
+            dedup: None,
         }
+    }
+
+    /// Makes new layers share equal files with those that are there, by `options`.
+    #[must_use]
+    pub fn dedup(mut self, options: DedupOptions) -> Self {
+        self.dedup = Some(options);
+        self
     }
 
     /// Keeps only those pulled images that `verifier` lets in. It has 60 s for each, or as long as `verify_timeout` says.
@@ -171,6 +183,7 @@ impl Engine {
             let runtime = Runtime::builder().state_dir(state.join("runtime")).build()?;
             let mut opening = StoreOptions::default();
             opening.snapshotter = options.snapshotter;
+            opening.dedup = options.dedup;
             let (store, mapping) = open_store(&store, &runtime, options.subordinate_ids, opening)?;
             let inner = Inner {
                 store,
@@ -316,6 +329,16 @@ impl Engine {
         let (store, now) = (self.0.store.clone(), self.now());
         let policy = GcPolicy::default().keep_partials(now, KEEP_PARTIALS);
         blocking(move || Ok(store.gc_with(&policy)?)).await
+    }
+
+    /// Makes equal files of different layers share their blocks, where the store's file system can: see
+    /// [`Store::deduplicate`].
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn deduplicate(&self, options: DedupOptions) -> Result<Deduplicated> {
+        let store = self.0.store.clone();
+        blocking(move || Ok(store.deduplicate(&options)?)).await
     }
 
     /// Removes images: those without a name, or with `all` those without a container. Gives their IDs and the names

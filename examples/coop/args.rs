@@ -271,6 +271,16 @@ pub(crate) struct Prune {
     pub(crate) force: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Dedup {
+    /// Leave smaller files alone, in bytes
+    #[arg(long, default_value_t = 4_096)]
+    pub(crate) min_size: u64,
+    /// Only say how much there is to share
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// List images
@@ -289,6 +299,8 @@ pub(crate) enum Image {
 pub(crate) enum System {
     /// Show disk usage
     Df,
+    /// Make equal files of different layers share their disk blocks (XFS, Btrfs)
+    Dedup(Dedup),
     /// Remove unused data
     Prune(Prune),
 }

@@ -9,7 +9,7 @@ use cooperage::image::{ImageId, Reference};
 use cooperage::{Engine, Image, Pruned, store};
 
 use crate::Outcome;
-use crate::args::{History, Images, Prune, Rmi};
+use crate::args::{Dedup, History, Images, Prune, Rmi};
 
 /// The image, or docker's words for there being none.
 pub(crate) fn find(engine: &Engine, name: &str) -> Outcome<Image> {
@@ -205,6 +205,26 @@ pub(crate) async fn system_prune(engine: &Engine, args: &Prune) -> Outcome {
         println!("Deleted build cache objects:\n{}\n", cache.join("\n"));
     }
     println!("Total reclaimed space: {}", human_size(freed + pruned.collected.bytes));
+    Ok(())
+}
+
+pub(crate) async fn dedup(engine: &Engine, args: &Dedup) -> Outcome {
+    if args.dry_run {
+        let found = engine.store().duplicates_from(args.min_size)?;
+        println!("Files: {} in {}", found.files, human_size(found.bytes));
+        println!("Equal to another: {} in {}", found.copies, human_size(found.copied));
+        println!("Sharing: {}", engine.store().file_sharing()?);
+        return Ok(());
+    }
+    let done = engine.deduplicate(store::DedupOptions::default().min_size(args.min_size)).await?;
+    println!("Shared: {} files, {}", done.shared, human_size(done.shared_bytes));
+    println!("Shared before: {} files, {}", done.already, human_size(done.already_bytes));
+    for (reason, count) in &done.skipped {
+        println!("Left alone: {count} files, {reason}");
+    }
+    for finding in &done.damaged {
+        eprintln!("WARNING: {finding}");
+    }
     Ok(())
 }
 

@@ -111,6 +111,7 @@ async fn verb(coop: Coop) -> Outcome<u8> {
         Verb::Rmi(args) | Verb::Image(Image::Rm(args)) => images::remove(&engine, &args).await?,
         Verb::Image(Image::Prune(args)) => images::prune(&engine, &args).await?,
         Verb::System(System::Df) => println!("{}", cooperage::docker::df_table(&engine)?),
+        Verb::System(System::Dedup(args)) => images::dedup(&engine, &args).await?,
         Verb::System(System::Prune(args)) => images::system_prune(&engine, &args).await?,
         Verb::Ps { all } => println!("{}", cooperage::docker::containers_table(&engine, engine.now(), all)?),
         Verb::Rm { names } => run::remove(&engine, &names)?,

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  measure unpack ROOT BLOB DIFFID      a layer from a file, durable
+//!  measure unpack-dedup ROOT BLOB DIFFID
+//!                                       the same, and its files share with those that are there
 //!  measure peak ROOT BLOB DIFFID        the same, and the most memory that was in use, in KiB
 //!  measure image ROOT BLOB DIFFID …     several layers of one image at the same time
 //!  measure commit ROOT TREE             the tree becomes a layer, as what a container wrote does (TREE is moved)
@@ -24,15 +26,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use image_core::{DiffId, Document, ImageConfig, MediaType, Platform, Reference};
-use layer_store::{DedupOptions, Encoder, Entry, ImageRecord, Kind, Store, View};
+use layer_store::{DedupOptions, Encoder, Entry, ImageRecord, Kind, Store, StoreOptions, View};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let texts: Vec<&str> = args.iter().map(String::as_str).collect();
     let start = Instant::now();
     match texts.as_slice() {
-        ["unpack", root, blob, diff_id] => {
-            let store = Store::open(Path::new(root))?;
+        [verb @ ("unpack" | "unpack-dedup"), root, blob, diff_id] => {
+            let mut options = StoreOptions::default();
+            options.dedup = (*verb == "unpack-dedup").then(DedupOptions::default);
+            let store = Store::open_with(Path::new(root), options)?;
             let work = store.begin()?;
             let file = std::fs::File::open(blob)?;
             let unpacked = work.unpack_file(file, &diff_id.parse()?, &View::default())?;

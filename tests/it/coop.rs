@@ -1,4 +1,4 @@
-//! `coop build` as a program calls it: what it prints, and the caches that it is pointed to.
+//! `coop build` and `coop system` as a program calls them: what they print, and the caches that a build is pointed to.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -72,4 +72,72 @@ fn a_build_is_checked_for_being_reproducible() {
     let Some(checked) = build(place.path(), "store", &["--check-reproducible", path]) else { return };
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     assert!(String::from_utf8(checked.stdout).unwrap().starts_with("sha256:"));
+}
+
+/// `coop system` in the store `store` below `place`.
+fn system(place: &Path, store: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(transcript::examples().join("coop"));
+    command.arg("system").args(args).env("COOP_ROOT", place.join(store)).output().unwrap()
+}
+
+/// Two images with the same file at other places.
+fn two_images(place: &Path, store: &str) -> Option<()> {
+    for to in ["one", "other"] {
+        let text = format!("FROM scratch\nCOPY file /{to}\n");
+        let files = context(&[("Dockerfile", &text), ("file", &"content ".repeat(10_000))]);
+        let built = build(place, store, &[files.path().to_str().unwrap()])?;
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    }
+    Some(())
+}
+
+#[test]
+fn equal_files_share_or_it_is_said_why_not() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(()) = two_images(place.path(), "store") else { return };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let dry = text(system(place.path(), "store", &["dedup", "--dry-run"]).stdout);
+    assert!(dry.starts_with("Files: 2 in 163.8kB\nEqual to another: 1 in 81.92kB\nSharing: "), "{dry}");
+    let large = text(system(place.path(), "store", &["dedup", "--dry-run", "--min-size", "80001"]).stdout);
+    assert!(large.starts_with("Files: 0 in 0B\n"), "{large}");
+    let done = system(place.path(), "store", &["dedup"]);
+    if dry.contains("Sharing: extents") {
+        assert_eq!(text(done.stdout), "Shared: 1 files, 80kB\nShared before: 0 files, 0B\n");
+    } else {
+        assert!(!done.status.success());
+        let told = text(done.stderr);
+        assert!(told.contains("cannot share their blocks: the store's file system"), "{told}");
+    }
+}
+
+/// On XFS, where it must work, in a mount namespace of its own.
+#[test]
+fn equal_files_share_on_xfs() {
+    let place = tempfile::tempdir().unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root || !Path::new("/usr/sbin/mkfs.xfs").exists() {
+        base::skipped("mounting XFS takes root and mkfs.xfs");
+        return;
+    }
+    let Some(()) = two_images(place.path(), "store") else { return };
+    let script = "set -e; cd \"$0\"; truncate -s 320M disk; mkfs.xfs -q -m reflink=1 disk; mkdir mnt; \
+                  mount -o loop disk mnt; cp -a store mnt/; export COOP_ROOT=$0/mnt/store; \
+                  \"$1\" system dedup --dry-run; \"$1\" system dedup; \"$1\" system dedup; umount mnt";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(place.path()).arg(transcript::examples().join("coop"));
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let told = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<&str> = told.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "Equal to another: 1 in 81.92kB",
+            "Sharing: extents: equal files can share their blocks",
+            "Shared: 1 files, 80kB",
+            "Shared before: 0 files, 0B",
+            "Shared: 0 files, 0B",
+            "Shared before: 1 files, 80kB",
+        ]
+    );
 }
