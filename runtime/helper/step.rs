@@ -80,6 +80,11 @@ fn execute(machine: &mut Machine, step: &Step) -> Result<Next, (u32, u32)> {
         }
         op::LOAD => result = Some(machine.load(args[0] - machine.base, args[1]) as i64),
         op::STORE => machine.store(args[0] - machine.base, args[1], args[2] as u64),
+        op::OCTAL => {
+            let digit = |place: u32| b'0' + (args[1] >> (place * 3) & 7) as u8;
+            let text = u32::from_ne_bytes([digit(3), digit(2), digit(1), digit(0)]);
+            machine.store(args[0] - machine.base, 4, u64::from(text));
+        }
         op::JUMP_IF => {
             if args[0] & args[1] != args[2] {
                 next = Next::Step;

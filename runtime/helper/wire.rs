@@ -81,6 +81,8 @@ pub(crate) mod op {
     pub(crate) const MAKE: u32 = 13;
     /// From now on a signal that asks the process to end ends it, also the first one of a pid namespace.
     pub(crate) const BE_MORTAL: u32 = 14;
+    /// The text at offset arg 0 = the permissions in the mode arg 1, as four octal digits.
+    pub(crate) const OCTAL: u32 = 15;
 }
 
 /// A call that a serving helper makes for the host. Records stand at the start of a memory file that both have; texts,

@@ -233,6 +233,13 @@ impl Assembler {
         self.push(op::STORE, 0, &args, "(store)", what.to_owned());
     }
 
+    /// Writes the permissions in a mode as a text of four octal digits.
+    pub(super) fn octal(&mut self, mode: Reg, what: &str) -> At {
+        let at = self.bytes(b"0000\0");
+        self.push(op::OCTAL, 0, &[at.into(), mode.into()], "(mode)", what.to_owned());
+        at
+    }
+
     /// Jumps when the value has these bits.
     pub(super) fn jump_if(&mut self, value: impl Into<Arg>, mask: u64, bits: u64, label: Label, what: &str) {
         self.push(op::JUMP_IF, 0, &[value.into(), mask.into(), bits.into()], "(if)", what.to_owned())

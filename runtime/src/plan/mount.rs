@@ -12,7 +12,7 @@ use super::bind;
 use super::control::{self, Shown};
 use super::option::{Attributes, Options};
 use super::reach::{Kind, Links, clean, make_in_root, mode_of, open_in_root};
-use super::rootfs::{self, FSCONFIG_CMD_CREATE, Source, fs_flag, fs_string};
+use super::rootfs::{self, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, Source, fs_flag, fs_string};
 use crate::rootfs::Tree;
 use crate::{Error, Phase};
 
@@ -241,6 +241,9 @@ fn filesystem(
             None => fs_flag(asm, fs, key, &what),
         }
     }
+    if typ == "tmpfs" && !options.copy_up && !options.data.iter().any(|(key, _)| key == "mode") {
+        inherit_mode(asm, root, mount.destination(), fs, scratch, &what);
+    }
     let args = [fs.into(), FSCONFIG_CMD_CREATE.into(), 0.into(), 0.into(), 0.into()];
     asm.call("fsconfig", libc::SYS_fsconfig, &args, what.clone());
     if options.copy_up && typ != "tmpfs" {
@@ -251,24 +254,13 @@ fn filesystem(
         // What goes into it comes later, see `finish_dev`.
         set &= !MOUNT_ATTR_RDONLY;
     }
-    let inherits = typ == "tmpfs" && !options.copy_up && !options.data.iter().any(|(key, _)| key == "mode");
-    let first = match (options.copy_up, inherits) {
-        (true, _) => set & !(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV),
-        (_, true) => set & !MOUNT_ATTR_RDONLY,
-        _ => set,
-    };
+    let first = if options.copy_up { set & !(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV) } else { set };
     let args = [fs.into(), 1.into(), first.into()];
     let made = asm.call("fsmount", libc::SYS_fsmount, &args, what.clone()).out();
     asm.close(fs);
     if options.copy_up {
         copy_up(asm, root, mount.destination(), made, &what);
         set_attributes(asm, made, set, 0, 0, false, &what);
-    }
-    if inherits {
-        inherit_mode(asm, root, mount.destination(), made, scratch, &what);
-        if first != set {
-            set_attributes(asm, made, set, 0, 0, false, &what);
-        }
     }
     // A link where /proc or /sys should be would let an image choose what the later steps write to.
     let links = if matches!(typ, "proc" | "sysfs") { Links::Refuse } else { Links::Follow };
@@ -293,22 +285,16 @@ pub(super) fn finish_dev(asm: &mut Assembler, root: Reg, mounts: &[Mount]) {
     }
 }
 
-/// Gives a filesystem the mode of the directory that it covers, if there is one.
-fn inherit_mode(asm: &mut Assembler, root: Reg, dest: &Path, made: Reg, scratch: At, what: &str) {
+/// Gives a filesystem that is to be made the mode of the directory that it covers, if there is one.
+fn inherit_mode(asm: &mut Assembler, root: Reg, dest: &Path, fs: Reg, scratch: At, what: &str) {
     let absent = asm.label();
     let covered = open_in_root(asm, root, dest, libc::O_DIRECTORY, Links::Follow, Some(absent));
     let mode = mode_of(asm, covered, scratch, what);
     asm.close(covered);
-    let dot = asm.text(".");
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let own = asm.call("openat", libc::SYS_openat, &[made.into(), dot.into(), flags.into()], what).out();
-    asm.call(
-        "fchmod",
-        libc::SYS_fchmod,
-        &[own.into(), mode.into()],
-        format!("{what}: the mode of its place"),
-    );
-    asm.close(own);
+    let what = format!("{what}: the mode of its place");
+    let (key, text) = (asm.text("mode"), asm.octal(mode, &what));
+    let args = [fs.into(), FSCONFIG_SET_STRING.into(), key.into(), text.into(), 0.into()];
+    asm.call("fsconfig", libc::SYS_fsconfig, &args, what);
     asm.here(absent);
 }
 

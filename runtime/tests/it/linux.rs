@@ -399,12 +399,20 @@ fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
     let given = bench.root().join("given");
     std::fs::create_dir(&given).unwrap();
     std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o710)).unwrap();
-    let mut wanted = shell("stat -c %a /given /new; touch /given/x 2>/dev/null || echo read-only");
+    // A sticky bit is a part of it; and remounting keeps what is an option of the filesystem.
+    let sticky = bench.root().join("sticky");
+    std::fs::create_dir(&sticky).unwrap();
+    std::fs::set_permissions(&sticky, std::fs::Permissions::from_mode(0o1701)).unwrap();
+    let mut wanted = shell(
+        "stat -c %a /given /new /sticky; touch /given/x 2>/dev/null || echo read-only; \
+         while read a b c d; do case $b,$d in /given,*mode=710*) echo option;; esac; done </proc/mounts",
+    );
     for (dest, options) in [("/given", &["ro", "nosuid"][..]), ("/new", &["nosuid"])] {
         wanted = wanted.mount(mount(dest, "tmpfs", Path::new("tmpfs"), options));
     }
+    wanted = wanted.mount(mount("/sticky", "tmpfs", Path::new("tmpfs"), &["nosuid"]));
     let output = run(&bench, &wanted.build().unwrap()).unwrap();
-    assert_eq!(output.lines().collect::<Vec<_>>(), ["710", "1777", "read-only"]);
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["710", "1777", "1701", "read-only", "option"]);
 }
 
 #[test]
