@@ -17,7 +17,7 @@
 //! - **One copy is one copy**: when its blocks go bad, they are bad in all layers that have the file, and
 //!   [`Store::repair`](crate::Store::repair) needs the layer's blob or a pull.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -244,6 +244,9 @@ impl Store {
     }
 }
 
+/// Pairs of files that are read from the disk while the one before them is compared.
+const AHEAD: usize = 32;
+
 /// The bytes of a digest of an index, which is always a sha256.
 type Content = [u8; 32];
 
@@ -307,6 +310,7 @@ impl Run<'_> {
             return Ok(());
         }
         let Some(layer) = self.load(at)? else { return Ok(()) };
+        let mut coming = VecDeque::with_capacity(AHEAD);
         for (path, entry) in &layer.index().entries {
             let Some((content, size)) = taken(entry) else { continue };
             if self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(&content)) {
@@ -316,10 +320,15 @@ impl Run<'_> {
                 self.remember(content, at, path, false);
             } else if is_target {
                 self.done.copies += 1;
-                self.pair(content, size, at, path)?;
+                coming.extend(self.prepare(content, size, at, path)?);
+            }
+            if coming.len() == AHEAD
+                && let Some(pair) = coming.pop_front()
+            {
+                self.finish(pair)?;
             }
         }
-        Ok(())
+        coming.into_iter().try_for_each(|pair| self.finish(pair))
     }
 
     fn remember(&mut self, content: Content, layer: usize, path: &[u8], verified: bool) {

@@ -109,7 +109,7 @@ pub(crate) fn share(from: &File, to: &File, size: u64) -> io::Result<Compared> {
         };
         // To compare, the kernel reads page by page and none ahead.
         for file in [from, to] {
-            _ = fadvise(file, at, NonZeroU64::new(length), Advice::WillNeed);
+            read_ahead(file, at, length);
         }
         call(from, &mut range)?;
         match range.status {
@@ -121,6 +121,11 @@ pub(crate) fn share(from: &File, to: &File, size: u64) -> io::Result<Compared> {
         }
     }
     Ok(Compared::Equal(at))
+}
+
+/// Begins to read these bytes of `file`, and does not wait for them.
+pub(crate) fn read_ahead(file: &File, at: u64, length: u64) {
+    _ = fadvise(file, at, NonZeroU64::new(length), Advice::WillNeed);
 }
 
 fn call(from: &File, range: &mut Range) -> Result<(), Errno> {

@@ -13,135 +13,175 @@ use super::{Content, Run, Unshared};
 use crate::check::{Damage, Finding, Object};
 use crate::disk::Dir;
 use crate::error::{Error, Result};
-use crate::extents::{Compared, Layout, layout, share};
+use crate::extents::{Compared, Layout, layout, read_ahead, share};
 use crate::layer::{LayerKey, TREE};
 
+/// In what file systems give room, in bytes.
+const BLOCK: u64 = 4_096;
 /// Trees that are held open at most.
 const TREES: usize = 64;
 
+/// Bytes of a file that are asked of the disk before its turn comes.
+const AHEAD: u64 = 1 << 20;
+
 /// A file that is open, and where it stands.
-struct Opened<'a> {
+struct Opened {
     layer: usize,
-    path: &'a [u8],
+    path: Box<[u8]>,
     file: File,
+    /// Of 512 bytes, up to its end.
     blocks: u64,
     inode: (u64, u64),
 }
 
 /// What came of opening one.
-enum Opening<'a> {
-    Is(Opened<'a>),
+enum Opening {
+    Is(Opened),
     Not(Unshared),
     Damaged(Damage),
 }
 
+/// Two files of the same content that do not share, on their way from the disk.
+pub(super) struct Pair {
+    content: Content,
+    size: u64,
+    first: Opened,
+    copy: Opened,
+    /// The copy shares with others and the first one does not: then the first one follows, else all others that the copy
+    /// shares with would have to be compared anew.
+    first_follows: bool,
+}
+
 impl Run<'_> {
-    /// Makes the file at `path` of the layer in place `at` share with the one that is known of its content.
-    pub(super) fn pair(&mut self, content: Content, size: u64, at: usize, path: &[u8]) -> Result<()> {
+    /// Opens the file at `path` of the layer in place `at` and the one that is known of its content, and begins to read
+    /// them; `None` when there is nothing to compare.
+    pub(super) fn prepare(
+        &mut self,
+        content: Content,
+        size: u64,
+        at: usize,
+        path: &[u8],
+    ) -> Result<Option<Pair>> {
         let copy = match self.open(at, path, size)? {
             Opening::Is(copy) => copy,
-            Opening::Not(reason) => return self.skip(reason),
-            Opening::Damaged(damage) => return self.damaged(at, path, damage),
-        };
-        let Some((layer, name, verified)) = self.known(&content) else { return Ok(()) };
-        let first = match self.open(layer, &name, size)? {
-            Opening::Is(first) => first,
-            Opening::Not(_) => return self.instead(content, &copy, false),
+            Opening::Not(reason) => {
+                self.skip(reason);
+                return Ok(None);
+            }
             Opening::Damaged(damage) => {
-                self.damaged(layer, &name, damage)?;
-                return self.instead(content, &copy, false);
+                self.damaged(at, path, damage);
+                return Ok(None);
+            }
+        };
+        let known = self.known.get(&content).map(|known| (known.layer, known.path.clone()));
+        let first = match &known {
+            None => Opening::Not(Unshared::Gone),
+            Some((layer, path)) => self.open(*layer, path, size)?,
+        };
+        let first = match (first, known) {
+            (Opening::Is(first), _) => first,
+            (first, known) => {
+                if let (Opening::Damaged(damage), Some((layer, path))) = (first, known) {
+                    self.damaged(layer, &path, damage);
+                }
+                self.remember(content, at, path, false);
+                return Ok(None);
             }
         };
         if first.inode == copy.inode {
-            return Ok(());
+            return Ok(None);
         }
         if first.blocks != copy.blocks {
-            return self.skip(Unshared::OtherBlocks);
+            self.skip(Unshared::OtherBlocks);
+            return Ok(None);
         }
-        // Of a copy that shares already and a first one that does not, the first one follows: else all others that the
-        // copy shares with would have to be compared anew.
-        let (mut from, mut to) = (&first, &copy);
-        match (layout(&first.file), layout(&copy.file)) {
-            (Ok(Layout::Inline), _) | (_, Ok(Layout::Inline)) => return self.skip(Unshared::Inline),
+        let first_follows = match (layout(&first.file), layout(&copy.file)) {
+            (Ok(Layout::Inline), _) | (_, Ok(Layout::Inline)) => {
+                self.skip(Unshared::Inline);
+                return Ok(None);
+            }
             (Ok(Layout::Runs { runs, shared }), Ok(Layout::Runs { runs: others, shared: copy_shares })) => {
                 if runs == others {
                     self.done.already += 1;
                     self.done.already_bytes += size;
-                    return Ok(());
+                    return Ok(None);
                 }
-                if copy_shares && !shared {
-                    (from, to) = (&copy, &first);
-                }
+                copy_shares && !shared
             }
             // Without an answer the kernel compares.
-            _ => {}
+            _ => false,
+        };
+        for file in [&first.file, &copy.file] {
+            read_ahead(file, 0, size.min(AHEAD));
         }
-        self.store.places.root.disk().change("share", &self.at(to.layer, to.path))?;
+        Ok(Some(Pair { content, size, first, copy, first_follows }))
+    }
+
+    /// Makes the two share.
+    pub(super) fn finish(&mut self, pair: Pair) -> Result<()> {
+        let Pair { content, size, first, copy, first_follows } = pair;
+        let known = self.known.get(&content);
+        let verified = known.is_some_and(|known| known.verified);
+        if known.is_none_or(|known| known.layer != first.layer || known.path != first.path) {
+            // Another one is the first meanwhile.
+            return match self.prepare(content, size, copy.layer, &copy.path)? {
+                Some(pair) => self.finish(pair),
+                None => Ok(()),
+            };
+        }
+        let (from, to) = if first_follows { (&copy, &first) } else { (&first, &copy) };
+        self.store.places.root.disk().change("share", &self.at(to.layer, &to.path))?;
         self.done.compared += size;
         match share(&from.file, &to.file, size) {
             Ok(Compared::Equal(bytes)) => {
                 self.done.shared += 1;
                 self.done.shared_bytes += bytes;
-                if from.layer == copy.layer && from.path == copy.path {
-                    return self.instead(content, &copy, verified);
+                if first_follows {
+                    self.remember(content, copy.layer, &copy.path, verified);
                 }
-                Ok(())
             }
             Ok(Compared::Differs(bytes)) => {
                 self.done.shared_bytes += bytes;
-                self.judge(content, &first, verified, &copy)
+                self.judge(content, &first, verified, &copy);
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => self.skip(Unshared::NotPermitted),
                 // One of the two cannot be read.
                 Some(Errno::IO) => self.judge(content, &first, verified, &copy),
                 Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS) => {
-                    Err(Error::Io { action: "share", path: self.at(to.layer, to.path), source: error })
+                    let path = self.at(to.layer, &to.path);
+                    return Err(Error::Io { action: "share", path, source: error });
                 }
                 _ => self.skip(Unshared::Refused),
             },
         }
-    }
-
-    fn known(&self, content: &Content) -> Option<(usize, Box<[u8]>, bool)> {
-        self.known.get(content).map(|known| (known.layer, known.path.clone(), known.verified))
-    }
-
-    /// From now on others share with this file.
-    fn instead(&mut self, content: Content, file: &Opened<'_>, verified: bool) -> Result<()> {
-        self.remember(content, file.layer, file.path, verified);
         Ok(())
     }
 
-    fn skip(&mut self, reason: Unshared) -> Result<()> {
+    fn skip(&mut self, reason: Unshared) {
         *self.done.skipped.entry(reason).or_default() += 1;
-        Ok(())
+    }
+
+    fn damaged(&mut self, layer: usize, path: &[u8], damage: Damage) {
+        let name = self.names.get(layer).map_or("", String::as_str);
+        let object = Object::Layer(LayerKey::from_name(name));
+        self.done.damaged.push(Finding { object, path: self.at(layer, path), damage });
     }
 
     /// The two differ: at least one is not what its index says, and is told. The other is the known one from now on.
-    fn judge(
-        &mut self,
-        content: Content,
-        first: &Opened<'_>,
-        verified: bool,
-        copy: &Opened<'_>,
-    ) -> Result<()> {
+    fn judge(&mut self, content: Content, first: &Opened, verified: bool, copy: &Opened) {
         let wrong_first = if verified { None } else { wrong(&first.file, &content) };
         let wrong_copy = wrong(&copy.file, &content);
-        let is_wrong = (wrong_first.is_some(), wrong_copy.is_some());
-        for (file, damage) in [(first, wrong_first), (copy, wrong_copy)] {
-            if let Some(damage) = damage {
-                self.damaged(file.layer, file.path, damage)?;
-            }
-        }
-        match is_wrong {
+        match (wrong_first.is_some(), wrong_copy.is_some()) {
             // Only when one of them was mended just now.
             (false, false) => self.skip(Unshared::Refused),
-            (false, true) => self.instead(content, first, true),
-            (true, false) => self.instead(content, copy, true),
-            (true, true) => {
-                self.known.remove(&content);
-                Ok(())
+            (false, true) => self.remember(content, first.layer, &first.path, true),
+            (true, false) => self.remember(content, copy.layer, &copy.path, true),
+            (true, true) => drop(self.known.remove(&content)),
+        }
+        for (file, damage) in [(first, wrong_first), (copy, wrong_copy)] {
+            if let Some(damage) = damage {
+                self.damaged(file.layer, &file.path, damage);
             }
         }
     }
@@ -151,15 +191,8 @@ impl Run<'_> {
         PathBuf::from("layers").join(name).join(TREE).join(std::ffi::OsStr::from_bytes(path))
     }
 
-    fn damaged(&mut self, layer: usize, path: &[u8], damage: Damage) -> Result<()> {
-        let name = self.names.get(layer).map_or("", String::as_str);
-        let object = Object::Layer(LayerKey::from_name(name));
-        self.done.damaged.push(Finding { object, path: self.at(layer, path), damage });
-        Ok(())
-    }
-
     /// Opens the file at `path` of a layer, which must be a file of this size.
-    fn open<'p>(&mut self, layer: usize, path: &'p [u8], size: u64) -> Result<Opening<'p>> {
+    fn open(&mut self, layer: usize, path: &[u8], size: u64) -> Result<Opening> {
         let Some(tree) = self.tree(layer)? else { return Ok(Opening::Not(Unshared::Gone)) };
         let opened = crate::pack::open(tree.authority(), tree.as_fd(), path);
         let found = opened.and_then(|file| file.metadata().map(|found| (file, found)));
@@ -173,8 +206,10 @@ impl Run<'_> {
         if found.len() != size {
             return Ok(Opening::Damaged(Damage::Attribute("size".to_owned())));
         }
-        let (blocks, inode) = (found.blocks(), (found.dev(), found.ino()));
-        Ok(Opening::Is(Opened { layer, path, file, blocks, inode }))
+        // What XFS has in store behind the end of a file that was just written goes by itself.
+        let blocks = found.blocks().min(size.div_ceil(BLOCK) * (BLOCK / 512));
+        let inode = (found.dev(), found.ino());
+        Ok(Opening::Is(Opened { layer, path: path.into(), file, blocks, inode }))
     }
 
     /// The tree of a layer; `None` when the layer is gone.

@@ -1,23 +1,21 @@
 //! Equal files share their blocks where the file system can, and nothing else about them changes.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use image_core::{DiffId, Digest};
 use layer_store::authority::{Direct, FileAuthority};
-use layer_store::{
-    Damage, DedupOptions, Deduplicated, Disk, Error, FileSharing, Layer, Store, StoreOptions, Unshared, View,
-};
+use layer_store::{Damage, DedupOptions, Error, FileSharing, Layer, Store, StoreOptions, Unshared, View};
 
 use crate::crowd::Random;
-use crate::loops::{Format, Loop, alone, on, shut_down};
-use crate::peers;
+use crate::loops::{Format, Loop, on};
 use crate::tarball::{Member, archive, dir, file};
 use crate::usage::du;
+
+mod power;
+mod user;
 
 const CAN: [Format; 2] = [Format::Xfs, Format::Btrfs];
 const FILES: usize = 60;
@@ -109,6 +107,9 @@ fn what_is_the_same_in_two_layers_is_kept_once() {
             let layers = [unpack(&store, &members(1)), unpack(&store, &others)];
             let both = disk.used() - before;
             let seen = layers.each_ref().map(|layer| metadata(&store, layer));
+            // Each file has its blocks, shared or not: neither df nor du changes.
+            let costs = |store: &Store| (store.usage().unwrap().total(), du(store.path()));
+            let cost = costs(&store);
             let done = store.deduplicate(&DedupOptions::default()).unwrap();
             let copies = if what == "in times" { FILES } else { FILES - 1 } as u64;
             let bytes =
@@ -120,7 +121,7 @@ fn what_is_the_same_in_two_layers_is_kept_once() {
             assert!(once * 100 < both * 60, "{format:?}, {what}: {once} of {both}");
             assert_eq!(layers.each_ref().map(|layer| metadata(&store, layer)), seen);
             sound(&store);
-            assert_eq!(store.usage().unwrap().total(), du(store.path()));
+            assert_eq!(costs(&store), cost);
             // Nothing is read again.
             let again = store.deduplicate(&DedupOptions::default()).unwrap();
             assert_eq!((again.copies, again.already, again.shared), (copies, copies, 0));
@@ -378,123 +379,28 @@ fn sharing_beside_collections_and_unpacks_loses_nothing() {
     });
 }
 
-/// Run as an ordinary user by the test below.
+/// More equal files than are looked at together, in one layer; the first or a middle one is damaged.
 #[test]
-fn ordinary_user() {
-    let Some(root) = std::env::var_os("COOPERAGE_SHARING_ROOT") else { return };
-    let foreign: u64 = std::env::var("COOPERAGE_SHARING_FOREIGN").unwrap().parse().unwrap();
-    let store = Store::open(Path::new(&root)).unwrap();
-    let all = FILES as u64;
-    if foreign == 0 {
-        unpack(&store, &members(1));
-        unpack(&store, &later(members(1)));
-        assert_eq!(store.deduplicate(&DedupOptions::default()).unwrap().shared, all);
-        return;
-    }
-    let done = store.deduplicate(&DedupOptions::default()).unwrap();
-    assert_eq!((done.copies, done.already, done.shared), (all, all - foreign, 0), "{done:?}");
-    assert_eq!(done.skipped.get(&Unshared::NotPermitted), Some(&foreign), "{done:?}");
-}
-
-#[test]
-fn an_ordinary_user_shares_what_is_his() {
-    on(&CAN, |_, disk| {
-        // Out of every directory that only root looks into.
-        let place = disk.mount.parent().unwrap();
-        for dir in [place, &disk.mount] {
-            std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
-        }
-        let program = place.join("it");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        let root = disk.mount.join("store");
-        let as_user = |foreign: usize| {
-            let mut command = std::process::Command::new(&program);
-            command.uid(12_345).gid(12_345).args(["--exact", "sharing::ordinary_user"]).current_dir("/");
-            command.env("COOPERAGE_SHARING_ROOT", &root);
-            command.env("COOPERAGE_SHARING_FOREIGN", foreign.to_string());
-            let out = command.output().unwrap();
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
-        };
-        std::fs::create_dir(&root).unwrap();
-        std::os::unix::fs::chown(&root, Some(12_345), Some(12_345)).unwrap();
-        as_user(0);
-        // Some files of the layer that follows are written anew, by somebody else, who lets all read them.
-        let layers = std::fs::read_dir(root.join("layers")).unwrap().map(|entry| entry.unwrap().path());
-        let last = layers.max().unwrap();
-        let foreign = ["d/2", "d/5", "d/11"].map(|name| last.join("diff").join(name));
-        for path in &foreign {
-            let bytes = std::fs::read(path).unwrap();
-            std::fs::remove_file(path).unwrap();
-            std::fs::write(path, bytes).unwrap();
-            std::os::unix::fs::chown(path, Some(54_321), Some(54_321)).unwrap();
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o444)).unwrap();
-        }
-        disk.used();
-        as_user(foreign.len());
-    });
-}
-
-/// Two layers to share, written down.
-fn two(root: &Path) {
-    let store = Store::open(root).unwrap();
-    let some: Vec<Member> = members(1).into_iter().skip(3).take(12).collect();
-    let some: Vec<Member> = [dir("d"), dir("d/deep")].into_iter().chain(some).collect();
-    unpack(&store, &some);
-    unpack(&store, &later(some));
-    rustix::fs::syncfs(std::fs::File::open(root).unwrap()).unwrap();
-}
-
-#[test]
-fn the_power_goes_while_files_are_shared() {
-    if !peers::is_root() {
-        peers::skip("mounting a loop device needs root");
-        return;
-    }
-    if peers::need(&["mkfs.xfs", "mount", "umount"]).is_none() {
-        return;
-    }
-    alone(|| {
-        let place = tempfile::tempdir().unwrap();
-        let mut cuts = 0;
-        for step in (0..).step_by(3) {
-            let Some(mut disk) = Loop::new(place.path(), Format::Xfs) else {
-                peers::skip("this machine makes or mounts no Xfs");
-                return;
-            };
-            let root = disk.mount.join("store");
-            two(&root);
-            let mount = std::fs::File::open(&disk.mount).unwrap();
-            let seen = AtomicU64::new(0);
-            let fault = move |_: u64| {
-                let number = seen.fetch_add(1, Ordering::Relaxed);
-                if number == step {
-                    shut_down(&mount);
-                }
-                if number >= step { Err(std::io::Error::other("the power is gone")) } else { Ok(()) }
-            };
-            let mut options = StoreOptions::default();
-            options.disk = Arc::new(Disk::with_fault(Box::new(fault)));
-            let result = Store::open_with(&root, options)
-                .and_then(|store| store.deduplicate(&DedupOptions::default()));
-            let all: Option<Deduplicated> = result.ok();
-            if all.is_some() {
-                shut_down(&std::fs::File::open(&disk.mount).unwrap());
+fn equal_files_of_one_layer_share_too() {
+    on(&[Format::Xfs], |_, disk| {
+        for wrong in ["", "f00", "f31"] {
+            let (store, _) = empty(disk);
+            let all: Vec<Member> =
+                (0..50).map(|n| file(&format!("f{n:02}"), &"same".repeat(3_000))).collect();
+            let layer = unpack(&store, &all);
+            if !wrong.is_empty() {
+                let path = place(&store, &layer, wrong);
+                std::fs::write(&path, "some".repeat(3_000)).unwrap();
+                disk.used();
             }
-            disk.unmount();
-            assert!(disk.mount(), "the file system does not come back");
-            let store = Store::open(&root).unwrap();
-            sound(&store);
             let done = store.deduplicate(&DedupOptions::default()).unwrap();
-            assert_eq!((done.copies, done.already + done.shared), (12, 12), "{done:?}");
-            sound(&store);
+            let told: Vec<_> = done.damaged.iter().map(|found| found.path.file_name().unwrap()).collect();
+            assert_eq!(told, if wrong.is_empty() { vec![] } else { vec![wrong] });
+            assert_eq!((done.copies, done.shared), (49, 49 - told.len() as u64), "{wrong}");
+            let again = store.deduplicate(&DedupOptions::default()).unwrap();
+            assert_eq!(again.already, done.shared, "{wrong}");
             drop(store);
-            disk.unmount();
-            cuts += 1;
-            if all.is_some() {
-                break;
-            }
+            std::fs::remove_dir_all(disk.mount.join("store")).unwrap();
         }
-        assert!(cuts > 3, "{cuts}");
-        eprintln!("{cuts} cuts while files are shared: check finds nothing");
     });
 }
