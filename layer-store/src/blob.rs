@@ -93,13 +93,19 @@ impl Store {
         Ok(known)
     }
 
-    pub(crate) fn add_encoding(&self, diff_id: &image_core::DiffId, encoding: Encoding) -> Result<()> {
+    pub(crate) fn add_encoding(&self, diff_id: &image_core::DiffId, encoding: &Encoding) -> Result<()> {
         let _guard = crate::lease::guard(&self.places.root, FlockOperation::LockShared)?;
+        let _alone = crate::lease::alone(&self.places.encodings)?;
         let mut known = self.encodings(diff_id)?;
-        known.retain(|other| other.blob.digest != encoding.blob.digest);
-        known.push(encoding);
+        remember(&mut known, encoding);
         self.places.encodings.replace_json(&file_name(diff_id.digest()), &known)
     }
+}
+
+/// Makes `encoding` the newest of `known`, which has each blob once.
+pub(crate) fn remember(known: &mut Vec<Encoding>, encoding: &Encoding) {
+    known.retain(|other| other.blob.digest != encoding.blob.digest);
+    known.push(encoding.clone());
 }
 
 /// A blob of the store, open.

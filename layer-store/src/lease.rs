@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::disk::{Dir, unique};
@@ -79,6 +79,19 @@ impl Drop for Lease {
 /// Holds `gc.lock` until dropped.
 pub(crate) fn guard(root: &Dir, operation: FlockOperation) -> Result<OwnedFd> {
     root.lock(GC_LOCK, operation).map_err(Error::io("lock", root.at(GC_LOCK)))
+}
+
+/// Holds `dir` until dropped: who changes records that are read first does it alone.
+pub(crate) fn alone(dir: &Dir) -> Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    // A descriptor of its own, as the lock is the descriptor's.
+    let fd = fs::openat(dir.as_fd(), ".", flags, Mode::empty()).map_err(Error::io("open", dir.path()))?;
+    loop {
+        match fs::flock(&fd, FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            other => return other.map(|()| fd).map_err(Error::io("lock", dir.path())),
+        }
+    }
 }
 
 /// The lines of every lease that is held, and the names of those that nobody holds any more.

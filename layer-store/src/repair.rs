@@ -489,7 +489,7 @@ impl Store {
             for (layer, blob) in record.layers.iter().zip(&record.blobs) {
                 if layer.diff_id == diff_id && self.has_blob(&blob.digest) {
                     let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
-                    self.add_encoding(&diff_id, encoding)?;
+                    self.add_encoding(&diff_id, &encoding)?;
                 }
             }
         }

@@ -303,14 +303,17 @@ impl<R: BufRead> TarReader<R> {
         Ok(Member { path, kind, size, segments, mode: header.mode()?, uid, gid, mtime, xattrs })
     }
 
-    /// As [`Self::finish`], after parsing went as `parsed` says. When the stream itself failed, `failure` says why.
+    /// As [`Self::finish`], after parsing went as `parsed` says, and gives the stream back. When the stream itself
+    /// failed, `failure` says why.
     pub(crate) fn end(
         mut self,
         parsed: Result<()>,
         failure: impl FnOnce(&mut R) -> Option<Error>,
-    ) -> Result<()> {
-        let ended = parsed.and_then(|()| self.trailer());
-        ended.map_err(|error| self.cause(error, failure))
+    ) -> Result<R> {
+        match parsed.and_then(|()| self.trailer()) {
+            Ok(()) => Ok(self.inner),
+            Err(error) => Err(self.cause(error, failure)),
+        }
     }
 
     /// Why reading failed: `error`, or what `failure` knows of the stream.

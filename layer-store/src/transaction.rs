@@ -31,6 +31,7 @@ use crate::unpack::{Degradation, borrowed};
 use crate::view::View;
 
 mod commit;
+mod records;
 mod unpack;
 
 /// In what a file system gives room, in bytes.

@@ -6,6 +6,9 @@
 //!                                    └─ directories and files over 256 KiB at once
 //! ```
 //!
+//! Where several layers are unpacked at the same time a small one is unpacked by one thread, all stages in turn: more
+//! threads would only wait for one another.
+//!
 //! The tree is made in a private staging directory; every path is taken apart here and resolved against what this
 //! layer has made so far (and, read-only, against what is below), never by the kernel through a link. Whiteouts are
 //! applied last, so their place in the stream does not matter: they hide what is below, never what is in the layer.
@@ -34,7 +37,7 @@ mod paths;
 mod pipe;
 
 use crew::Crew;
-use pipe::Piped;
+use pipe::Stream;
 
 const LINK_LIMIT: usize = 40;
 const NO_DIRECTORY: &str = "a parent that is no directory";
@@ -71,19 +74,35 @@ pub(crate) struct Place<'a> {
     pub(crate) disk: &'a Disk,
 }
 
+/// Which threads unpack a layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// One for each stage, and several that make files.
+    Several,
+    /// The caller's.
+    Own,
+}
+
 pub(crate) fn unpack(
     source: Source<'_>,
     algorithm: Algorithm,
     below: &Lower<'_>,
     place: Place<'_>,
     budget: Budget,
+    threads: Threads,
 ) -> Result<Unpacked> {
     std::thread::scope(|scope| {
-        let (piped, digest) = pipe::start(scope, source, algorithm, budget);
+        let (stream, hashing, crew) = match threads {
+            Threads::Several => {
+                let (stream, hashing) = pipe::start(scope, source, algorithm, budget);
+                (stream, Some(hashing), Crew::start(scope, place))
+            }
+            Threads::Own => (pipe::alone(source, algorithm, budget), None, Crew::alone(place)),
+        };
         let mut unpacking = Unpacking {
             below,
             authority: place.authority,
-            crew: Crew::start(scope, place.root, place.authority, place.disk),
+            crew,
             depth: budget.depth,
             entries: BTreeMap::new(),
             given: 0,
@@ -96,7 +115,7 @@ pub(crate) fn unpack(
             looked_up: BTreeSet::new(),
             degraded: Vec::new(),
         };
-        let mut reader = TarReader::new(piped, budget);
+        let mut reader = TarReader::new(stream, budget);
         let parsed = loop {
             match reader.next() {
                 Ok(Some(member)) => {
@@ -108,8 +127,9 @@ pub(crate) fn unpack(
                 Err(error) => break Err(error),
             }
         };
-        reader.end(parsed, Piped::failure)?;
-        let digest = digest.join().map_err(|_| Error::Unsupported { what: "hashing".to_owned() })?;
+        let stream = reader.end(parsed, Stream::failure)?;
+        let digest = stream.digest().or_else(|| hashing?.join().ok());
+        let digest = digest.ok_or_else(|| Error::Unsupported { what: "hashing".to_owned() })?;
         unpacking.finish(DiffId::new(digest))
     })
 }
@@ -139,10 +159,10 @@ fn failed(error: BatchError) -> Error {
     Error::Io { action: "unpack", path: error.path.into(), source: error.source }
 }
 
-type Reader = TarReader<Piped>;
+type Reader<'a> = TarReader<Stream<'a>>;
 
 impl Unpacking<'_> {
-    fn member(&mut self, member: Member, reader: &mut Reader) -> Result<()> {
+    fn member(&mut self, member: Member, reader: &mut Reader<'_>) -> Result<()> {
         let names: Vec<&[u8]> = components(&member.path).collect();
         if names.contains(&b"..".as_slice()) {
             return Err(Error::layer(&member.path, "it leads out of the layer"));

@@ -2,7 +2,6 @@
 
 use rustix::io::Errno;
 
-use crate::blob::file_name;
 use crate::disk::Dir;
 use crate::error::{Error, Result};
 use crate::layer::LayerKey;
@@ -24,6 +23,7 @@ impl Transaction {
         if is_empty && state.encodings.is_empty() && state.borrows.is_empty() {
             return Ok(());
         }
+        let records = self.stage_records(&state)?;
         self.0.staging.barrier()?;
         // Under the shared lock: between a rename and the record that names the thing, a sweep must not come.
         // The lease protects from then on.
@@ -47,16 +47,11 @@ impl Transaction {
                 place.sync()?;
             }
         }
-        for (diff_id, encoding) in std::mem::take(&mut state.encodings) {
-            self.0.store.add_encoding(&diff_id, encoding)?;
-        }
-        // A sweep takes temporaries of records away; nobody makes one without the shared lock.
-        let guard = crate::lease::guard(&places.root, rustix::fs::FlockOperation::LockShared)?;
-        for (diff_id, paths) in std::mem::take(&mut state.borrows) {
-            places.borrows.replace_json(&file_name(diff_id.digest()), &paths)?;
-        }
+        self.publish_records(records)?;
+        state.encodings.clear();
+        state.borrows.clear();
         let keys: Vec<LayerKey> = std::mem::take(&mut state.staged).into_keys().collect();
-        drop((guard, state));
+        drop(state);
         self.deduplicate(keys);
         Ok(())
     }

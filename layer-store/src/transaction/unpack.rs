@@ -6,19 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image_core::{Descriptor, DiffId};
 
 use crate::arrival::Arriving;
+use crate::authority::direct;
 use crate::blob::{Encoding, file_name};
 use crate::compress::Source;
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::layer::{LayerKey, TREE};
 use crate::lower::{Coming, Lower};
-use crate::unpack::{Place, borrowed, unpack};
+use crate::unpack::{Place, Threads, borrowed, unpack};
 use crate::view::View;
 
 use super::{Transaction, UnpackedLayer};
 
 /// How many layers of one image are unpacked at the same time at most.
 const LAYERS_AT_ONCE: usize = 4;
+/// Of many layers, one whose blob has no more bytes than this is unpacked by one thread.
+const SMALL: u64 = 4 << 20;
 
 impl Transaction {
     /// Unpacks the blob of a layer over `below`. The diff ID is computed and must be `expected`.
@@ -26,7 +29,7 @@ impl Transaction {
     /// # Errors
     /// Whatever is wrong with the layer; nothing is kept then.
     pub fn unpack(&self, blob: &Descriptor, expected: &DiffId, below: &View) -> Result<UnpackedLayer> {
-        self.unpack_over(blob, expected, &Lower::Known(below), &Arriving::default())
+        self.unpack_over(blob, expected, &Lower::Known(below), &Arriving::default(), Threads::Several)
     }
 
     /// Unpacks all layers of an image, lowest first, several at the same time: `layers` are their blobs and diff IDs.
@@ -53,10 +56,13 @@ impl Transaction {
         arriving: &Arriving,
         done: &(dyn Fn(&Descriptor) + Sync),
     ) -> Result<Vec<UnpackedLayer>> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(LAYERS_AT_ONCE);
+        let many = layers.len() >= 2 * threads;
         let stack = Coming::new(layers.len());
         let next = AtomicUsize::new(0);
         let results: Vec<OnceLock<Result<UnpackedLayer>>> = layers.iter().map(|_| OnceLock::new()).collect();
         let work = || {
+            direct::own_umask();
             // Lowest first: a layer only ever waits for one that another thread has begun.
             while !stack.failed() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +70,8 @@ impl Transaction {
                 // The same layer twice in a stack is unpacked once.
                 let twin = layers.iter().take(at).any(|(_, other)| other == diff_id);
                 let below = Lower::coming(&stack, at);
-                let result = self.unpack_one((blob, diff_id), &below, twin, arriving);
+                let by = if many && blob.size <= SMALL { Threads::Own } else { Threads::Several };
+                let result = self.unpack_one((blob, diff_id), &below, twin, arriving, by);
                 if matches!(result, Ok((_, true))) {
                     done(blob);
                 }
@@ -76,12 +83,10 @@ impl Transaction {
                 drop(place.set(result));
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(LAYERS_AT_ONCE);
         std::thread::scope(|scope| {
-            for _ in 1..threads.min(layers.len()) {
+            for _ in 0..threads.min(layers.len()) {
                 scope.spawn(work);
             }
-            work();
         });
         let mut unpacked = Vec::new();
         let mut failure = None;
@@ -105,6 +110,7 @@ impl Transaction {
         below: &Lower<'_>,
         twin: bool,
         arriving: &Arriving,
+        threads: Threads,
     ) -> Result<(UnpackedLayer, bool)> {
         let known = |layer| (UnpackedLayer { layer, degraded: Vec::new() }, false);
         if let Some(layer) = self.layer(&LayerKey::new(diff_id, None))? {
@@ -119,7 +125,7 @@ impl Transaction {
         {
             return Ok(known(layer));
         }
-        Ok((self.unpack_over(blob, diff_id, below, arriving)?, true))
+        Ok((self.unpack_over(blob, diff_id, below, arriving, threads)?, true))
     }
 
     /// As [`Self::unpack`], from a file or a stream that may still be coming, and that may be compressed. Its bytes
@@ -134,7 +140,12 @@ impl Transaction {
         below: &View,
     ) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
-        self.unpack_source(Source::sniffed(source).map_err(stream)?, Some(expected), &Lower::Known(below))
+        self.unpack_source(
+            Source::sniffed(source).map_err(stream)?,
+            Some(expected),
+            &Lower::Known(below),
+            Threads::Several,
+        )
     }
 
     /// Makes what is in a tar stream, which may be compressed, a layer of our own over `below`: its diff ID is that of
@@ -144,7 +155,12 @@ impl Transaction {
     /// As [`Self::unpack`].
     pub fn import(&self, source: impl std::io::Read + Send, below: &View) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
-        self.unpack_source(Source::sniffed(source).map_err(stream)?, None, &Lower::Known(below))
+        self.unpack_source(
+            Source::sniffed(source).map_err(stream)?,
+            None,
+            &Lower::Known(below),
+            Threads::Several,
+        )
     }
 
     /// Unpacks a plain tar stream over `below`.
@@ -157,7 +173,7 @@ impl Transaction {
         expected: &DiffId,
         below: &View,
     ) -> Result<UnpackedLayer> {
-        self.unpack_source(Source::plain(source), Some(expected), &Lower::Known(below))
+        self.unpack_source(Source::plain(source), Some(expected), &Lower::Known(below), Threads::Several)
     }
 
     fn unpack_over(
@@ -166,10 +182,11 @@ impl Transaction {
         expected: &DiffId,
         below: &Lower<'_>,
         arriving: &Arriving,
+        threads: Threads,
     ) -> Result<UnpackedLayer> {
         let stream = |source| Error::Stream { format: "compressed", source };
         let source = Source::sniffed(self.follow(blob, arriving)?).map_err(stream)?;
-        let unpacked = self.unpack_source(source, Some(expected), below)?;
+        let unpacked = self.unpack_source(source, Some(expected), below, threads)?;
         let encoding = Encoding { blob: blob.clone(), encoder: "as pulled".to_owned() };
         self.state().encodings.push((*expected, encoding));
         Ok(unpacked)
@@ -180,13 +197,14 @@ impl Transaction {
         source: Source<'_>,
         expected: Option<&DiffId>,
         below: &Lower<'_>,
+        threads: Threads,
     ) -> Result<UnpackedLayer> {
         let work = self.work()?;
         let tree = work.make_dir(TREE, 0o755)?;
         let store = &self.0.store;
         let algorithm = expected.map_or(image_core::Algorithm::Sha256, |known| known.digest().algorithm());
         let place = Place { root: tree.as_fd(), authority: &*store.authority, disk: tree.disk() };
-        let result = unpack(source, algorithm, below, place, store.budget);
+        let result = unpack(source, algorithm, below, place, store.budget, threads);
         let result = result.and_then(|unpacked| {
             let actual = unpacked.index.diff_id;
             let Some(expected) = expected.filter(|expected| **expected != actual) else {

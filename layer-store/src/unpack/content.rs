@@ -20,7 +20,7 @@ impl Unpacking<'_> {
         path: &[u8],
         size: u64,
         entry: &mut Entry,
-        reader: &mut Reader,
+        reader: &mut Reader<'_>,
     ) -> Result<()> {
         let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         loop {
@@ -47,7 +47,7 @@ impl Unpacking<'_> {
         path: &[u8],
         size: u64,
         segments: Option<Vec<Segment>>,
-        reader: &mut Reader,
+        reader: &mut Reader<'_>,
     ) -> Result<Kind> {
         let io = |source| Error::Io {
             action: "write",

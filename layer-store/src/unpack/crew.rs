@@ -1,15 +1,14 @@
-//! The threads that make files: each takes a batch of entries of one directory, hashes and writes them.
+//! Who makes the files: threads of which each takes a batch of entries of one directory, hashes and writes them, or the
+//! parser itself.
 
-use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
 use image_core::Digest;
 
-use super::{Degradation, failed};
-use crate::authority::{FileAuthority, Op, Reply, direct};
-use crate::disk::Disk;
+use super::{Degradation, Place, failed};
+use crate::authority::{Op, Reply, direct};
 use crate::error::{Error, Result};
 
 /// Entries and bytes of one batch. It is of one directory, so that two threads seldom want the same one.
@@ -59,46 +58,51 @@ impl Shared {
 
 pub(super) struct Crew<'a> {
     shared: Arc<Shared>,
-    batches: SyncSender<Batch>,
     batch: Batch,
+    place: Place<'a>,
+    threads: Option<Threads>,
+}
+
+/// The ways to the threads.
+struct Threads {
+    batches: SyncSender<Batch>,
     flush: SyncSender<()>,
     unflushed: usize,
-    root: BorrowedFd<'a>,
-    authority: &'a dyn FileAuthority,
-    disk: &'a Disk,
 }
 
 impl<'a> Crew<'a> {
-    pub(super) fn start<'scope>(
-        scope: &'scope Scope<'scope, 'a>,
-        root: BorrowedFd<'a>,
-        authority: &'a dyn FileAuthority,
-        disk: &'a Disk,
-    ) -> Self {
+    /// Who gives the files makes them.
+    pub(super) fn alone(place: Place<'a>) -> Self {
+        Self { shared: Arc::default(), batch: Batch::default(), place, threads: None }
+    }
+
+    pub(super) fn start<'scope>(scope: &'scope Scope<'scope, 'a>, place: Place<'a>) -> Self {
         let shared = Arc::new(Shared::default());
         let (batches, queue) = sync_channel::<Batch>(WAITING);
         let queue = Arc::new(Mutex::new(queue));
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(CREW);
         for _ in 0..count {
             let (shared, queue) = (shared.clone(), queue.clone());
-            scope.spawn(move || work(&shared, &queue, root, authority, disk));
+            scope.spawn(move || work(&shared, &queue, place));
         }
         // One request may wait: while the disk is busy, asking again is idle.
         let (flush, requests) = sync_channel::<()>(1);
         scope.spawn(move || {
             while requests.recv().is_ok() {
-                disk.write_back(root);
+                place.disk.write_back(place.root);
             }
         });
-        Self { shared, batches, batch: Batch::default(), flush, unflushed: 0, root, authority, disk }
+        let threads = Some(Threads { batches, flush, unflushed: 0 });
+        Self { shared, batch: Batch::default(), place, threads }
     }
 
     /// So many bytes went to the disk, or will.
     pub(super) fn wrote(&mut self, bytes: usize) {
-        self.unflushed += bytes;
-        if self.unflushed >= WRITE_BACK {
-            self.unflushed = 0;
-            _ = self.flush.try_send(());
+        let Some(threads) = &mut self.threads else { return };
+        threads.unflushed += bytes;
+        if threads.unflushed >= WRITE_BACK {
+            threads.unflushed = 0;
+            _ = threads.flush.try_send(());
         }
     }
 
@@ -133,6 +137,12 @@ impl<'a> Crew<'a> {
         }
         let directory = self.batch.directory.clone();
         let batch = std::mem::replace(&mut self.batch, Batch { directory, ..Batch::default() });
+        let Some(threads) = &self.threads else {
+            let mut findings = Findings::default();
+            let made = make(self.place, &batch, &mut findings);
+            self.shared.state().findings.add(findings);
+            return made;
+        };
         let mut state = self.shared.state();
         if let Some(error) = state.failure.take() {
             return Err(error);
@@ -140,7 +150,7 @@ impl<'a> Crew<'a> {
         state.at_work += 1;
         drop(state);
         let gone = |_| Error::Unsupported { what: "unpacking without threads".to_owned() };
-        self.batches.send(batch).map_err(gone)
+        threads.batches.send(batch).map_err(gone)
     }
 
     /// Everything given so far is done.
@@ -156,7 +166,7 @@ impl<'a> Crew<'a> {
     /// Does `ops` now, in this thread.
     pub(super) fn now(&self, ops: &[Op]) -> Result<Vec<Reply>> {
         let mut findings = Findings::default();
-        let replies = perform(self.root, self.authority, self.disk, ops, &mut findings)?;
+        let replies = perform(self.place, ops, &mut findings)?;
         self.shared.state().findings.add(findings);
         Ok(replies)
     }
@@ -175,20 +185,17 @@ impl Findings {
     }
 }
 
-fn perform(
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
-    disk: &Disk,
-    ops: &[Op],
-    findings: &mut Findings,
-) -> Result<Vec<Reply>> {
+fn perform(place: Place<'_>, ops: &[Op], findings: &mut Findings) -> Result<Vec<Reply>> {
     for op in ops {
-        disk.tree_change(op)?;
+        place.disk.tree_change(op)?;
     }
-    let mut replies = authority.perform(root, ops).map_err(failed)?;
+    let mut replies = place.authority.perform(place.root, ops).map_err(failed)?;
     for (op, reply) in ops.iter().zip(&mut replies) {
         if let Reply::Stamped { blocks, without } = reply {
             findings.blocks += *blocks;
+            if without.is_empty() {
+                continue;
+            }
             let shown = String::from_utf8_lossy(op.path());
             let lost = without.iter().map(|name| String::from_utf8_lossy(name).into_owned());
             findings.degraded.extend(lost.map(|what| Degradation { path: shown.clone().into_owned(), what }));
@@ -197,13 +204,19 @@ fn perform(
     Ok(replies)
 }
 
-fn work(
-    shared: &Shared,
-    queue: &Mutex<Receiver<Batch>>,
-    root: BorrowedFd<'_>,
-    authority: &dyn FileAuthority,
-    disk: &Disk,
-) {
+/// Hashes and makes the files of `batch`.
+fn make(place: Place<'_>, batch: &Batch, findings: &mut Findings) -> Result<()> {
+    let contents = batch.ops.iter().filter_map(|op| match op {
+        Op::Put(_, content, _) => Some(content),
+        _ => None,
+    });
+    let digests =
+        batch.files.iter().zip(contents).map(|(number, content)| (*number, Digest::sha256(content)));
+    findings.digests.extend(digests);
+    perform(place, &batch.ops, findings).map(drop)
+}
+
+fn work(shared: &Shared, queue: &Mutex<Receiver<Batch>>, place: Place<'_>) {
     direct::own_umask();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -211,19 +224,7 @@ fn work(
         let _done = Done(shared);
         let mut findings = Findings::default();
         let failed = shared.state().failure.is_some();
-        let mut numbers = batch.files.iter();
-        let result = if failed {
-            Ok(Vec::new())
-        } else {
-            for op in &batch.ops {
-                if let Op::Put(_, content, _) = op
-                    && let Some(number) = numbers.next()
-                {
-                    findings.digests.push((*number, Digest::sha256(content)));
-                }
-            }
-            perform(root, authority, disk, &batch.ops, &mut findings)
-        };
+        let result = if failed { Ok(()) } else { make(place, &batch, &mut findings) };
         let mut state = shared.state();
         state.findings.add(findings);
         if let Err(error) = result {

@@ -1,4 +1,5 @@
-//! A stream on its way through threads: one reads (and so decompresses) it, one hashes it, the caller parses it.
+//! A stream on its way to the parser: through threads, of which one reads (and so decompresses) it and one hashes it,
+//! or read and hashed by who parses it.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -12,8 +13,14 @@ use crate::compress::Source;
 use crate::error::{Error, Result};
 
 const CHUNK: usize = 256 << 10;
+/// What is read at once where no thread waits for it: it stays in the processor's cache.
+const SIP: usize = 64 << 10;
 /// Chunks that may wait for each stage: what bounds memory.
 const WAITING: usize = 12;
+
+/// With no more processors than this a thread that only hashes would wait for one: who reads hashes, while what it read
+/// is in the cache.
+const FEW: usize = 2;
 
 /// Some of the stream. Its buffer goes back to be filled again.
 struct Chunk {
@@ -39,11 +46,70 @@ impl Drop for Chunk {
 type Piece = Result<Arc<Chunk>>;
 
 /// The parser's end.
+pub(super) enum Stream<'a> {
+    Piped(Piped),
+    Alone(Box<Alone<'a>>),
+}
+
+/// Who hashes the stream.
+pub(super) type Hashing<'scope> = ScopedJoinHandle<'scope, Digest>;
+
+/// Chunks that threads have read.
 pub(super) struct Piped {
     pieces: Receiver<Piece>,
     current: Option<Arc<Chunk>>,
     at: usize,
     failure: Option<Error>,
+}
+
+/// A stream that is read and hashed as it is parsed.
+pub(super) struct Alone<'a> {
+    intake: Intake<'a>,
+    digester: Digester,
+    data: Vec<u8>,
+    filled: usize,
+    at: usize,
+    failure: Option<Error>,
+}
+
+/// A source within its budget.
+struct Intake<'a> {
+    source: Source<'a>,
+    budget: Budget,
+    total: u64,
+}
+
+impl Intake<'_> {
+    /// Fills `data` as far as the stream goes.
+    fn fill(&mut self, data: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        loop {
+            let rest = data.get_mut(filled..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            match self.source.read(rest) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Stream { format: "compressed", source }),
+            }
+        }
+        self.total = self.total.saturating_add(filled as u64);
+        Budget::check(self.budget.bytes, self.total, "bytes")?;
+        if let Some(read) = self.source.consumed() {
+            self.budget.check_ratio(read, self.total)?;
+        }
+        Ok(filled)
+    }
+}
+
+/// `source`, read and hashed by the parser.
+pub(super) fn alone(source: Source<'_>, algorithm: Algorithm, budget: Budget) -> Stream<'_> {
+    let intake = Intake { source, budget, total: 0 };
+    let digester = Digester::new(algorithm);
+    let data = vec![0; SIP];
+    Stream::Alone(Box::new(Alone { intake, digester, data, filled: 0, at: 0, failure: None }))
 }
 
 /// Starts reading and hashing `source`. The digest is of everything up to its end.
@@ -52,70 +118,69 @@ pub(super) fn start<'scope, 'env>(
     source: Source<'env>,
     algorithm: Algorithm,
     budget: Budget,
-) -> (Piped, ScopedJoinHandle<'scope, Digest>) {
+) -> (Stream<'env>, Hashing<'scope>) {
     let (to_parser, pieces) = sync_channel(WAITING);
-    let (to_digester, chunks) = sync_channel::<Arc<Chunk>>(WAITING);
-    scope.spawn(move || read(source, budget, &to_parser, &to_digester));
-    let digest = scope.spawn(move || {
-        let mut digester = Digester::new(algorithm);
-        while let Ok(chunk) = chunks.recv() {
-            digester.update(chunk.bytes());
-        }
-        digester.finish()
-    });
-    (Piped { pieces, current: None, at: 0, failure: None }, digest)
+    let intake = Intake { source, budget, total: 0 };
+    let mut digester = Digester::new(algorithm);
+    let hashing = if std::thread::available_parallelism().map_or(1, usize::from) > FEW {
+        let (to_digester, chunks) = sync_channel::<Arc<Chunk>>(WAITING);
+        scope.spawn(move || read(intake, &to_parser, |chunk| drop(to_digester.send(chunk.clone()))));
+        scope.spawn(move || {
+            while let Ok(chunk) = chunks.recv() {
+                digester.update(chunk.bytes());
+            }
+            digester.finish()
+        })
+    } else {
+        scope.spawn(move || {
+            read(intake, &to_parser, |chunk| digester.update(chunk.bytes()));
+            digester.finish()
+        })
+    };
+    (Stream::Piped(Piped { pieces, current: None, at: 0, failure: None }), hashing)
 }
 
-fn read(
-    mut source: Source<'_>,
-    budget: Budget,
-    parser: &SyncSender<Piece>,
-    digester: &SyncSender<Arc<Chunk>>,
-) {
+/// Gives all of the stream to the parser, and to `hash` before.
+fn read(mut intake: Intake<'_>, parser: &SyncSender<Piece>, mut hash: impl FnMut(&Arc<Chunk>)) {
     let (back, pool) = channel::<Vec<u8>>();
-    let mut total = 0_u64;
     loop {
         let mut data = pool.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
-        let mut filled = 0;
-        let failure = loop {
-            let rest = data.get_mut(filled..).unwrap_or_default();
-            if rest.is_empty() {
-                break None;
-            }
-            match source.read(rest) {
-                Ok(0) => break None,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => break Some(Error::Stream { format: "compressed", source }),
+        let filled = match intake.fill(&mut data) {
+            Ok(0) => return,
+            Ok(filled) => filled,
+            Err(error) => {
+                // The parser may have given up already.
+                drop(parser.send(Err(error)));
+                return;
             }
         };
-        total = total.saturating_add(filled as u64);
-        let failure = failure
-            .or_else(|| Budget::check(budget.bytes, total, "bytes").err())
-            .or_else(|| source.consumed().and_then(|read| budget.check_ratio(read, total).err()));
-        if let Some(error) = failure {
-            // The parser may have given up already.
-            drop(parser.send(Err(error)));
-            return;
-        }
-        if filled == 0 {
-            return;
-        }
         let chunk = Arc::new(Chunk { data, filled, back: back.clone() });
-        if digester.send(chunk.clone()).is_err() || parser.send(Ok(chunk)).is_err() {
+        hash(&chunk);
+        if parser.send(Ok(chunk)).is_err() {
             return;
+        }
+    }
+}
+
+impl Stream<'_> {
+    /// Why the stream failed, when that was not the parser's doing.
+    pub(super) const fn failure(&mut self) -> Option<Error> {
+        match self {
+            Self::Piped(piped) => piped.failure.take(),
+            Self::Alone(alone) => alone.failure.take(),
+        }
+    }
+
+    /// The digest of all that was read, when no thread has it.
+    pub(super) fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Piped(_) => None,
+            Self::Alone(alone) => Some(alone.digester.finish()),
         }
     }
 }
 
 impl Piped {
-    /// Why the stream failed, when that was not the parser's doing.
-    pub(super) const fn failure(&mut self) -> Option<Error> {
-        self.failure.take()
-    }
-}
-
-impl BufRead for Piped {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let spent = self.current.as_ref().is_none_or(|chunk| self.at >= chunk.filled);
         if spent {
@@ -133,13 +198,43 @@ impl BufRead for Piped {
         }
         Ok(self.current.as_ref().and_then(|chunk| chunk.bytes().get(self.at..)).unwrap_or_default())
     }
+}
 
-    fn consume(&mut self, count: usize) {
-        self.at += count;
+impl Alone<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at >= self.filled {
+            self.at = 0;
+            self.filled = 0;
+            match self.intake.fill(&mut self.data) {
+                Ok(filled) => self.filled = filled,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return Err(io::Error::other("the stream failed"));
+                }
+            }
+            self.digester.update(self.data.get(..self.filled).unwrap_or_default());
+        }
+        Ok(self.data.get(self.at..self.filled).unwrap_or_default())
     }
 }
 
-impl Read for Piped {
+impl BufRead for Stream<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::Piped(piped) => piped.fill_buf(),
+            Self::Alone(alone) => alone.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        match self {
+            Self::Piped(piped) => piped.at += count,
+            Self::Alone(alone) => alone.at += count,
+        }
+    }
+}
+
+impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let found = self.fill_buf()?;
         let count = found.len().min(buffer.len());

@@ -16,6 +16,7 @@ mod indexes;
 mod layers;
 mod layouts;
 mod loops;
+mod many;
 mod peers;
 mod policy;
 mod power;

@@ -80,8 +80,10 @@ pub(crate) fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
             text += &std::fs::read_to_string(&path).unwrap();
         } else if meta.is_dir() {
             left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
+        } else if meta.is_symlink() {
             text += std::fs::read_link(&path).unwrap().to_str().unwrap();
+        } else {
+            text += &format!(" device {}", meta.rdev());
         }
         found.insert(path, text);
     }
