@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use rustix::mount::OpenTreeFlags;
 
 use crate::launch::Helper;
@@ -16,8 +16,16 @@ use crate::{Errno, Error, IdRange, Phase, sys};
 /// How a mount's ids are mapped.
 #[derive(Debug)]
 struct Wanted {
-    maps: IdMaps,
+    ids: Ids,
     recursive: bool,
+}
+
+/// Where a mapping comes from.
+#[derive(Debug)]
+enum Ids {
+    Maps(IdMaps),
+    /// The user namespace that the container joins.
+    Joined(PathBuf),
 }
 
 fn ranges(list: Option<&[LinuxIdMapping]>) -> Vec<IdRange> {
@@ -38,7 +46,20 @@ fn wanted(spec: &Spec, mount: &Mount, field: &str, privilege: &Privilege) -> Res
     if !own && !recursive && !has("idmap") {
         return Ok(None);
     }
+    if !privilege.is_privileged() {
+        return Err(Error::Host {
+            what: format!("the privilege to map the ids of a mount ({field})"),
+            hint: crate::Hint::new("this process is not root", "run as root, or leave the ids as they are"),
+        });
+    }
     let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    let joined = namespaces
+        .filter(|namespace| namespace.typ() == LinuxNamespaceType::User)
+        .find_map(|namespace| namespace.path().clone().filter(|path| !path.as_os_str().is_empty()));
+    if let Some(path) = joined.filter(|_| !own) {
+        return Ok(Some(Wanted { ids: Ids::Joined(path), recursive }));
+    }
     let (uids, gids) = if own {
         (ranges(mount.uid_mappings().as_deref()), ranges(mount.gid_mappings().as_deref()))
     } else {
@@ -52,14 +73,8 @@ fn wanted(spec: &Spec, mount: &Mount, field: &str, privilege: &Privilege) -> Res
             "an idmapped mount needs mappings of both kinds, its own or those of the user namespace",
         ));
     }
-    if !privilege.is_privileged() {
-        return Err(Error::Host {
-            what: format!("the privilege to map the ids of a mount ({field})"),
-            hint: crate::Hint::new("this process is not root", "run as root, or leave the ids as they are"),
-        });
-    }
     let maps = IdMaps::new(uids, gids, privilege.euid, privilege.egid, true)?;
-    Ok(Some(Wanted { maps, recursive }))
+    Ok(Some(Wanted { ids: Ids::Maps(maps), recursive }))
 }
 
 /// Opens the sources of the mounts that need it, by their place in the Spec's list.
@@ -93,7 +108,10 @@ pub(crate) fn prepare(
         }
         let made = copy(source, recursive)?;
         if let Some(wanted) = wanted {
-            let namespace = user_namespace(helper, wanted.maps)?;
+            let namespace = match wanted.ids {
+                Ids::Maps(maps) => user_namespace(helper, maps)?,
+                Ids::Joined(path) => open(&path)?,
+            };
             sys::map_ids(&made, &namespace, wanted.recursive).map_err(|error| {
                 let target = format!("{field}: the ids of {}", source.display());
                 Error::host_call(Phase::Mounts, "mount_setattr", target, Errno::of(&error))
@@ -118,11 +136,16 @@ fn copy(source: &Path, recursive: bool) -> Result<OwnedFd, Error> {
 fn user_namespace(helper: &Helper, maps: IdMaps) -> Result<OwnedFd, Error> {
     let launched = helper.launch(Plan::user_namespace(maps)?, &mut |_, _| Ok(()))?;
     // The process waits for a word, so it is there; it goes when `launched` does.
-    let path = format!("/proc/{}/ns/user", launched.child.pid());
-    let file = std::fs::File::open(&path)
-        .map_err(|error| Error::host_call(Phase::Mounts, "open", path, Errno::of(&error)))?;
+    let namespace = open(Path::new(&format!("/proc/{}/ns/user", launched.child.pid())))?;
     let child = std::sync::Arc::clone(&launched.child);
     drop(launched);
     child.wait()?;
+    Ok(namespace)
+}
+
+fn open(namespace: &Path) -> Result<OwnedFd, Error> {
+    let file = std::fs::File::open(namespace).map_err(|error| {
+        Error::host_call(Phase::Mounts, "open", namespace.display().to_string(), Errno::of(&error))
+    })?;
     Ok(file.into())
 }

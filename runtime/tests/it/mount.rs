@@ -1,13 +1,15 @@
 //! Bind mounts: what they keep of their source, and where they may go.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use runtime::{Errno, Error, IdRange, SpecBuilder, UserMapping};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use runtime::{Errno, Error, IdRange, Io, SpecBuilder, UserMapping, oci_spec};
 
-use crate::support::{Bench, bench, is_root, mount, shell, skipped};
+use crate::support::{Bench, bench, fresh_id, is_root, mount, shell, skipped};
 
 /// Runs a test in a mount namespace of its own, which only its thread is in.
 #[expect(unsafe_code, reason = "the safe wrapper is deprecated")]
@@ -185,4 +187,36 @@ fn links_that_never_end_are_an_error() {
         let error = bench.run(shell("true").mount_bind("/etc", dest, true)).unwrap_err();
         assert_eq!(error.errno().map(Errno::raw), Some(errno), "{dest}: {error:?}");
     }
+}
+
+#[test]
+fn ids_are_mapped_as_in_a_user_namespace_that_is_joined() {
+    let Some(bench) = bench() else { return };
+    if !is_root() {
+        return skipped("only root maps the ids of mounts");
+    }
+    let range = |outside| vec![IdRange { inside: 0, outside, count: 65_536 }];
+    let mapped =
+        |builder: SpecBuilder| builder.user_mapping(UserMapping::ranges(range(100_000), range(100_000)));
+    let place = bench.dir.path().join("place");
+    fs::create_dir(&place).unwrap();
+    fs::write(place.join("of-root"), "").unwrap();
+    fs::create_dir(bench.root().join("mapped")).unwrap();
+    let holder = mapped(shell("sleep 1000")).build().unwrap();
+    let holder =
+        bench.runtime.create(&fresh_id(), &holder, bench.rootfs(), Io::null()).unwrap().start().unwrap();
+    let spec =
+        shell("stat -c %u /mapped/of-root").mount(mount("/mapped", "bind", &place, &["bind", "idmap"]));
+    let mut spec = spec.build().unwrap();
+    let mut user = LinuxNamespace::default();
+    user.set_typ(LinuxNamespaceType::User).set_path(Some(format!("/proc/{}/ns/user", holder.pid()).into()));
+    spec.linux_mut().as_mut().unwrap().namespaces_mut().as_mut().unwrap().push(user);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let io = Io::null().stdout(writer.try_clone().unwrap()).stderr(writer);
+    let running = bench.runtime.create(&fresh_id(), &spec, bench.rootfs(), io).unwrap().start().unwrap();
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "0\n");
+    running.delete().unwrap();
+    holder.delete().unwrap();
 }
