@@ -23,7 +23,7 @@ mod v1;
 mod v2;
 
 pub(crate) use group::{Beneath, Group, GroupRecord, Joining, TreeRecord};
-pub(crate) use mounts::Mounts;
+pub(crate) use mounts::{Mounts, unescape};
 pub(crate) use path::Place;
 pub use stats::{BlockIoStats, CpuStats, HugetlbStats, MemoryStats, PidsStats, Stats};
 

@@ -102,7 +102,7 @@ fn mount(line: &[u8], own: &str) -> Option<Mount> {
 }
 
 /// Octal escapes of blanks, tabs, newlines and backslashes.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut at = 0;
     while let Some(byte) = field.get(at) {

@@ -243,6 +243,9 @@ pub(crate) fn create(request: Request<'_>) -> Result<Plan, Error> {
         namespace::say(&mut asm, message::HOOKS, "hooks");
         namespace::await_go(&mut asm, message, "the host: the hooks have run");
     }
+    if no_pivot && on_host.is_none() {
+        pivot::hide_kernel(&mut asm, &pivot::kernel_mounts());
+    }
     pivot::pivot(&mut asm, root, read_only, no_pivot || on_host.is_some());
     if let Some((kind, recursive)) = propagation {
         pivot::propagate(&mut asm, kind, recursive);

@@ -1,6 +1,6 @@
 //! Making the root filesystem the root.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::assemble::{Assembler, Reg};
 use super::mount::{MOUNT_ATTR_RDONLY, MOVE_MOUNT_FROM_EMPTY_PATH, attach_over_root, set_attributes};
@@ -34,6 +34,44 @@ pub(super) fn attach_at(asm: &mut Assembler, root: Reg, path: &Path) {
         [root.into(), empty.into(), libc::AT_FDCWD.into(), path.into(), MOVE_MOUNT_FROM_EMPTY_PATH.into()];
     asm.call("move_mount", libc::SYS_move_mount, &args, what);
     set_attributes(asm, root, 0, 0, libc::MS_PRIVATE, true, what);
+}
+
+/// Where the host has the kernel's own file systems, the latest mounts first.
+pub(super) fn kernel_mounts() -> Vec<PathBuf> {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut found: Vec<_> = mounts.split(|byte| *byte == b'\n').filter_map(kernel_mount).collect();
+    found.reverse();
+    found
+}
+
+fn kernel_mount(line: &[u8]) -> Option<PathBuf> {
+    let at = line.windows(3).position(|window| window == b" - ")?;
+    let (left, right) = (line.get(..at)?, line.get(at + 3..)?);
+    let kind = right.split(|byte| *byte == b' ').next()?;
+    let point = left.split(|byte| *byte == b' ').nth(4)?;
+    matches!(kind, b"proc" | b"sysfs").then(|| crate::cgroup::unescape(point))
+}
+
+/// Takes the host's own procfs and sysfs out of the mount namespace, where it stays below the container's root: as long as
+/// one is there uncovered, the kernel lets who makes another user namespace mount it anew, without what is masked.
+pub(super) fn hide_kernel(asm: &mut Assembler, mounts: &[PathBuf]) {
+    asm.phase(Phase::Pivot);
+    let tmpfs = asm.text("tmpfs");
+    for point in mounts {
+        let shown = format!("{} of the host, out of reach", point.display());
+        let (gone, next) = (asm.label(), asm.label());
+        let path = asm.text(path_bytes(point));
+        let args = [path.into(), (libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW).into()];
+        asm.call("umount2", libc::SYS_umount2, &args, shown.clone())
+            .then(next)
+            .on(libc::ENOENT, next)
+            .otherwise(gone);
+        // The kernel keeps it, as it is another user namespace's; or it went with the one it was on.
+        asm.here(gone);
+        let args = [tmpfs.into(), path.into(), tmpfs.into(), libc::MS_RDONLY.into(), 0.into()];
+        asm.call("mount", libc::SYS_mount, &args, shown).on(libc::ENOENT, next).on(libc::ENOTDIR, next);
+        asm.here(next);
+    }
 }
 
 /// Swaps the roots and lets go of the host's.

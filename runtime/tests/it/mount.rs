@@ -1,13 +1,14 @@
 //! Bind mounts: what they keep of their source, and where they may go.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
-use runtime::{Errno, Error, IdRange, Io, SpecBuilder, UserMapping, oci_spec};
+use oci_spec::runtime::{Capability, LinuxNamespace, LinuxNamespaceType};
+use runtime::{CreateOptions, Errno, Error, IdRange, Io, SpecBuilder, UserMapping, oci_spec};
 
 use crate::support::{Bench, bench, fresh_id, is_root, mount, shell, skipped};
 
@@ -219,4 +220,29 @@ fn ids_are_mapped_as_in_a_user_namespace_that_is_joined() {
     assert_eq!(output, "0\n");
     running.delete().unwrap();
     holder.delete().unwrap();
+}
+
+#[test]
+fn without_a_pivot_the_kernels_views_stay_masked() {
+    let Some(bench) = bench() else { return };
+    if !is_root() {
+        return skipped("only root maps root of another user namespace");
+    }
+    let script = "unshare --mount --map-root-user --pid --fork mount -t proc none /proc && echo bare";
+    let mut spec = shell(script).seccomp(None).build().unwrap();
+    let mut capabilities = spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+    let all: HashSet<_> = [Capability::Setfcap].into();
+    capabilities.set_bounding(Some(all.clone())).set_permitted(Some(all.clone())).set_effective(Some(all));
+    spec.process_mut().as_mut().unwrap().set_capabilities(Some(capabilities));
+    for no_pivot in [false, true] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let io = Io::null().stdout(writer.try_clone().unwrap()).stderr(writer);
+        let options = CreateOptions::default().no_pivot(no_pivot);
+        let created = bench.runtime.create_with(&fresh_id(), &spec, bench.rootfs(), io, &options);
+        let running = created.unwrap().start().unwrap();
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        running.delete().unwrap();
+        assert!(output.contains("permission denied") && !output.contains("bare"), "{no_pivot}: {output}");
+    }
 }
