@@ -46,7 +46,9 @@ impl Format {
     const fn options(self) -> &'static str {
         match self {
             Self::Ext4 => "loop,commit=1000,nodiscard",
-            _ => "loop,nodiscard",
+            // No room in store behind the end of files: it would go at a time of its own, and with it blocks.
+            Self::Xfs | Self::PlainXfs => "loop,nodiscard,allocsize=4096",
+            Self::Btrfs => "loop,nodiscard",
         }
     }
 }

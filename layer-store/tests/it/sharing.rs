@@ -110,6 +110,7 @@ fn what_is_the_same_in_two_layers_is_kept_once() {
             // Each file has its blocks, shared or not: neither df nor du changes.
             let costs = |store: &Store| (store.usage().unwrap().total(), du(store.path()));
             let cost = costs(&store);
+            assert_eq!(cost.0, cost.1);
             let done = store.deduplicate(&DedupOptions::default()).unwrap();
             let copies = if what == "in times" { FILES } else { FILES - 1 } as u64;
             let bytes =
