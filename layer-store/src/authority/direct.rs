@@ -13,6 +13,8 @@ use super::{BatchError, FileAuthority, Found, Op, Owners, Reply, Stamp};
 
 /// The largest value of one attribute and the longest list of names, in bytes (the kernel's own limits).
 const XATTR_LIMIT: usize = 64 << 10;
+/// In what file systems give room at least, in bytes.
+const BLOCK: u64 = 4_096;
 /// Deeper trees than this are refused: recursion is bounded.
 const DEPTH_LIMIT: usize = 1_024;
 
@@ -249,8 +251,18 @@ fn put(
         }
     }
     fs::futimens(&file, &times(stamp.mtime))?;
-    let blocks = u64::try_from(fs::fstat(&file)?.st_blocks).unwrap_or(0);
-    Ok(Reply::Stamped { blocks, without })
+    Ok(Reply::Stamped { blocks: blocks(&fs::fstat(&file)?), without })
+}
+
+/// The 512-byte blocks that a new file keeps: what XFS has in store behind its end goes by itself, some time later.
+fn blocks(stat: &fs::Stat) -> u64 {
+    let taken = u64::try_from(stat.st_blocks).unwrap_or(0);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return taken;
+    }
+    let unit = u64::try_from(stat.st_blksize).unwrap_or(0).max(BLOCK);
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    taken.min(size.div_ceil(unit).saturating_mul(unit / 512))
 }
 
 /// Owner, then mode (chown clears setuid), then attributes (chown clears capabilities), then time.
@@ -278,7 +290,7 @@ fn stamp(parents: &mut Parents<'_>, path: &[u8], stamp: &Stamp) -> Result<Reply,
     }
     touch(dir, name, stamp.mtime)?;
     let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(Reply::Stamped { blocks: u64::try_from(stat.st_blocks).unwrap_or(0), without })
+    Ok(Reply::Stamped { blocks: blocks(&stat), without })
 }
 
 /// Opens `name` for reading, also when its mode forbids that to its owner, who is us.

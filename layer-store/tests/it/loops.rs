@@ -14,6 +14,8 @@ pub(crate) enum Format {
     Xfs,
     /// Without shared extents.
     PlainXfs,
+    /// With much room in store behind the end of files that are written.
+    RoomyXfs,
     Btrfs,
 }
 
@@ -21,7 +23,7 @@ impl Format {
     pub(crate) const fn program(self) -> &'static str {
         match self {
             Self::Ext4 => "mkfs.ext4",
-            Self::Xfs | Self::PlainXfs => "mkfs.xfs",
+            Self::Xfs | Self::PlainXfs | Self::RoomyXfs => "mkfs.xfs",
             Self::Btrfs => "mkfs.btrfs",
         }
     }
@@ -29,7 +31,7 @@ impl Format {
     fn make(self, image: &str) -> bool {
         match self {
             Self::Ext4 => run("mkfs.ext4", &["-q", "-F", "-O", "^metadata_csum_seed", image]),
-            Self::Xfs => run("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", image]),
+            Self::Xfs | Self::RoomyXfs => run("mkfs.xfs", &["-q", "-f", "-m", "reflink=1", image]),
             Self::PlainXfs => run("mkfs.xfs", &["-q", "-f", "-m", "reflink=0", image]),
             Self::Btrfs => run("mkfs.btrfs", &["-q", "-f", image]),
         }
@@ -48,6 +50,7 @@ impl Format {
             Self::Ext4 => "loop,commit=1000,nodiscard",
             // No room in store behind the end of files: it would go at a time of its own, and with it blocks.
             Self::Xfs | Self::PlainXfs => "loop,nodiscard,allocsize=4096",
+            Self::RoomyXfs => "loop,nodiscard,allocsize=16m",
             Self::Btrfs => "loop,nodiscard",
         }
     }

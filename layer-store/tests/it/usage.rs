@@ -3,12 +3,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use image_core::{DiffId, Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
+use image_core::{
+    Compression, DiffId, Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp,
+};
 use layer_store::{
     CacheRecord, Component, Encoder, Entry, ImageRecord, Kind, Layer, NewContainer, Preimage, Store, View,
 };
 
 use crate::crowd::Random;
+use crate::loops::{self, Format};
 use crate::tarball::{archive, dir, file};
 
 /// As `du` counts: blocks, each inode once.
@@ -146,6 +149,26 @@ fn df_is_what_du_says_before_and_after_prune() {
         assert!(got >= promised && got <= promised + slack, "set {set}: promised {promised}, got {got}");
     }
     eprintln!("df and du of 50 random image sets: at most {:.3} % apart", worst * 100.0);
+}
+
+#[test]
+fn what_xfs_has_in_store_behind_a_file_is_not_counted() {
+    loops::on(&[Format::RoomyXfs], |_, disk| {
+        let root = disk.mount.join("store");
+        let store = Store::open(&root).unwrap();
+        let large = "large ".repeat(500_000);
+        let bytes = archive(&[dir("d"), file("d/large", &large), file("d/small", &large[..100_000])]);
+        let work = store.begin().unwrap();
+        let blob = work.put_blob(MediaType::OciLayer(Compression::None), &bytes).unwrap();
+        work.unpack(&blob, &DiffId::new(Digest::sha256(&bytes)), &View::default()).unwrap();
+        work.commit().unwrap();
+        drop((work, store));
+        // Then nothing is in store any more.
+        disk.unmount();
+        assert!(disk.mount());
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.usage().unwrap().total(), du(&root));
+    });
 }
 
 #[test]
