@@ -263,10 +263,16 @@ impl Walk<'_> {
             client.engine().tell(&Event::Queued { digest: blob.digest, size: blob.size });
         }
         let pushes = blobs.into_iter().map(|blob| {
-            let options = options.clone();
+            let mut options = options.clone();
             async move {
-                let source = Box::new(RemoteBlob::new(client, from, &blob));
-                client.push_blob(to, source, options).await.map(|outcome| (blob.digest, outcome))
+                let source = RemoteBlob::new(client, from, &blob);
+                loop {
+                    match client.push_blob(to, Box::new(source.clone()), options.clone()).await {
+                        // What a mirror sends wrong is asked for elsewhere.
+                        Err(Error::BlobRead { .. }) if source.again() => options.skip_check = true,
+                        other => return other.map(|outcome| (blob.digest, outcome)),
+                    }
+                }
             }
         });
         let parallel = client.upload().parallel;

@@ -41,7 +41,15 @@ pub(crate) struct Source {
     pub(crate) last: bool,
 }
 
+/// A repository at a server.
+pub(crate) type Place = (Origin, String);
+
 impl Source {
+    /// Which repository of which server it is.
+    pub(crate) fn place(&self) -> Place {
+        (self.endpoint.origin().clone(), self.repository.clone())
+    }
+
     /// The address of something in the repository.
     pub(crate) fn url(&self, rest: &[&str]) -> Url {
         let mut url = self.endpoint.repository_url(&self.repository, rest);

@@ -1,6 +1,6 @@
 //! Downloads: verified while they stream, resumed where they were cut.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use image_core::{BlobSink, Descriptor, Digester, Reference};
 
 use crate::auth::{Action, ScopeSet};
 use crate::client::Client;
-use crate::endpoint::Source;
+use crate::endpoint::{Place, Source};
 use crate::engine::{Call, unexpected};
 use crate::error::{Error, RequestLine, Result};
 use crate::event::{Direction, Event};
@@ -69,6 +69,11 @@ impl BlobStream {
 
     pub(crate) fn line(&self) -> &RequestLine {
         &self.line
+    }
+
+    /// Who is asked now.
+    pub(super) const fn source(&self) -> &Source {
+        &self.source
     }
 
     /// How many bytes have been given out.
@@ -345,9 +350,26 @@ impl Client {
         descriptor: &Descriptor,
         range: Range<u64>,
     ) -> Result<BlobStream> {
+        self.blob_part_without(repository, descriptor, range, &BTreeSet::new()).await
+    }
+
+    /// As [`Self::blob_part`], from none of the places `passed`, unless nobody else is left to ask.
+    pub(super) async fn blob_part_without(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+        passed: &BTreeSet<Place>,
+    ) -> Result<BlobStream> {
         let mut stream = self.unopened(repository, descriptor, range.start, None).await?;
         stream.end = range.end.min(descriptor.size);
         stream.part = true;
+        stream.others.retain(|source| source.last || !passed.contains(&source.place()));
+        if passed.contains(&stream.source.place())
+            && let Some(next) = stream.others.pop_front()
+        {
+            stream.source = next;
+        }
         stream.open().await?;
         Ok(stream)
     }

@@ -1,5 +1,6 @@
 //! A blob of another registry as the source of an upload: it passes through here and is kept nowhere.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +11,11 @@ use tokio::runtime::Handle;
 
 use super::BlobStream;
 use crate::client::Client;
+use crate::endpoint::{Place, Source};
 use crate::error::Error;
 
 /// A blob that is somewhere else. Its readers block on the network: only threads that may block read from them.
+#[derive(Clone)]
 pub(crate) struct RemoteBlob {
     client: Client,
     repository: Reference,
@@ -20,21 +23,33 @@ pub(crate) struct RemoteBlob {
     seen: Arc<Mutex<Seen>>,
 }
 
-/// The digest of the bytes that have come, in order; bytes that an upload asks for a second time count once.
+/// The bytes that have come, in order; those that an upload asks for a second time count once.
 struct Seen {
     digester: Option<Digester>,
     upto: u64,
+    /// Who sent them.
+    senders: Vec<Source>,
+    /// Mirrors that sent another blob than they should.
+    passed: BTreeSet<Place>,
+    /// Somebody else can be asked for what turned out to be wrong.
+    again: bool,
 }
 
 impl RemoteBlob {
     pub(crate) fn new(client: &Client, repository: &Reference, descriptor: &Descriptor) -> Self {
         let digester = Some(Digester::new(descriptor.digest.algorithm()));
+        let seen = Seen { digester, upto: 0, senders: Vec::new(), passed: BTreeSet::new(), again: false };
         Self {
             client: client.clone(),
             repository: repository.clone(),
             descriptor: descriptor.clone(),
-            seen: Arc::new(Mutex::new(Seen { digester, upto: 0 })),
+            seen: Arc::new(Mutex::new(seen)),
         }
+    }
+
+    /// Whether an upload that failed may succeed with what others send. Each time some mirror is left out, so this ends.
+    pub(crate) fn again(&self) -> bool {
+        std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner).again)
     }
 }
 
@@ -46,14 +61,17 @@ impl BlobSource for RemoteBlob {
     fn open_range(&self, range: Range<u64>) -> io::Result<Box<dyn Read + Send>> {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         let at = range.start;
-        let opened = self.client.blob_part(&self.repository, &self.descriptor, range);
-        let stream = runtime.block_on(opened).map_err(io::Error::other)?;
         let seen = Arc::clone(&self.seen);
-        Ok(Box::new(RemoteReader { runtime, stream, rest: Bytes::new(), at, seen }))
+        let passed = seen.lock().unwrap_or_else(PoisonError::into_inner).passed.clone();
+        let opened = self.client.blob_part_without(&self.repository, &self.descriptor, range, &passed);
+        let stream = runtime.block_on(opened).map_err(io::Error::other)?;
+        let client = self.client.clone();
+        Ok(Box::new(RemoteReader { client, runtime, stream, rest: Bytes::new(), at, seen }))
     }
 }
 
 struct RemoteReader {
+    client: Client,
     runtime: Handle,
     stream: BlobStream,
     rest: Bytes,
@@ -71,17 +89,28 @@ impl RemoteReader {
         if let (Some(new), Some(digester)) = (new, seen.digester.as_mut()) {
             digester.update(new);
             seen.upto = self.at;
+            let sender = self.stream.source();
+            if seen.senders.iter().all(|other| other.place() != sender.place()) {
+                seen.senders.push(sender.clone());
+            }
         }
         if seen.upto == descriptor.size
             && let Some(digester) = seen.digester.take()
         {
             let (expected, actual) = (descriptor.digest, digester.finish());
             if actual != expected {
-                return Err(io::Error::other(Error::DigestMismatch {
+                let mismatch = || Error::DigestMismatch {
                     request: self.stream.line().clone(),
                     expected: Box::new(expected),
                     actual: Box::new(actual),
-                }));
+                };
+                for sender in std::mem::take(&mut seen.senders) {
+                    if self.client.pass_over(&sender, mismatch()).is_ok() {
+                        seen.again |= seen.passed.insert(sender.place());
+                    }
+                }
+                (seen.digester, seen.upto) = (Some(Digester::new(expected.algorithm())), 0);
+                return Err(io::Error::other(mismatch()));
             }
         }
         Ok(())

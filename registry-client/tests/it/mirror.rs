@@ -7,7 +7,7 @@ use registry_client::credential::{Credentials, FixedCredentials};
 use registry_client::hosts::{HostRule, HostRules, Mirror, MirrorUse};
 use registry_client::server::fault::{Action, Fault};
 use registry_client::server::{Registry, RunningRegistry};
-use registry_client::{Client, ClientBuilder, Error, Event, PushOptions};
+use registry_client::{Client, ClientBuilder, CopyOptions, Error, Event, PushOptions};
 
 use crate::{CANARY, Image, USER, anonymous, blob, noise, quick, reference};
 
@@ -123,6 +123,31 @@ async fn what_a_mirror_sends_is_verified() {
     origin.clear_faults();
     let outcome = client.blob_into(&name, &layer, Seen).await;
     assert!(matches!(outcome, Err(Error::DigestMismatch { .. })), "the sink cannot begin anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_asks_elsewhere_for_what_a_mirror_sends_wrong() {
+    let (origin, mirror, other, target) = (memory().await, memory().await, memory().await, memory().await);
+    let image = Image::new(3, 300_000);
+    for registry in [&origin, &mirror, &other] {
+        image.push(&anonymous(), &reference(registry, "x:1")).await;
+    }
+    for liar in [&mirror, &other] {
+        liar.fault(Fault::new(Action::Corrupt).method("GET").path("/blobs/"));
+    }
+    let rule = HostRule::new(origin.addr().to_string()).mirror(at(&mirror, "")).mirror(at(&other, ""));
+    let client = ruled(rule);
+    let (from, to) = (reference(&origin, "x:1"), reference(&target, "y:1"));
+    let report = client.copy(&from, &to, CopyOptions::new()).await.unwrap();
+    assert_eq!((report.descriptor.digest, report.blobs.len()), (image.digest, 4));
+    image.check(&anonymous(), &to).await;
+    // Where all of them lie it is an error, and nothing has a name.
+    origin.fault(Fault::new(Action::Corrupt).method("GET").path("/blobs/"));
+    let to = reference(&target, "z:1");
+    let error = client.copy(&from, &to, CopyOptions::new()).await.unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(matches!(error, Error::BlobRead { .. }) && cause.contains("sha256:"), "{error}: {cause}");
+    assert!(anonymous().manifest(&to).await.is_err());
 }
 
 /// A sink that cannot begin anew.
