@@ -172,8 +172,11 @@ impl Unpacking<'_> {
             return self.root_entry(member);
         };
         let name = whiteout::read(last);
-        let parent = match self.parent(parents, member.mtime) {
-            // What was a directory below and is none now hides everything there anyway; umoci says so all the same.
+        // A whiteout makes no directory: where none is, there is nothing to hide.
+        let makes = !matches!(name, Name::Whiteout(_));
+        let parent = match self.parent(parents, member.mtime, makes) {
+            // What was a directory below and is none now hides everything there anyway; umoci says so all the same. And
+            // of a name with a newline it makes two.
             Err(Error::Layer { reason: NO_DIRECTORY, .. })
                 if matches!(name, Name::Whiteout(_) | Name::Opaque) =>
             {

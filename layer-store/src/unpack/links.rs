@@ -15,7 +15,7 @@ impl Unpacking<'_> {
         if names.contains(&b"..".as_slice()) {
             return Err(Error::layer(&path, "a hard link that leads out of the layer"));
         }
-        let resolved = join(&self.parent(parents, (0, 0))?, last);
+        let resolved = join(&self.parent(parents, (0, 0), true)?, last);
         if resolved == path {
             return Err(Error::layer(&path, "a hard link to itself"));
         }

@@ -10,8 +10,8 @@ use crate::view::components;
 use super::{LINK_LIMIT, NO_DIRECTORY, Unpacking, join};
 
 impl Unpacking<'_> {
-    /// The real path of the directory that `names` leads to, made where it is missing.
-    pub(super) fn parent(&mut self, names: &[&[u8]], mtime: (i64, u32)) -> Result<Vec<u8>> {
+    /// The real path of the directory that `names` leads to, made where it is missing, or [`NO_DIRECTORY`].
+    pub(super) fn parent(&mut self, names: &[&[u8]], mtime: (i64, u32), makes: bool) -> Result<Vec<u8>> {
         let raw = names.join(&b'/');
         if let Some((last, leads_to)) = &self.last_parent
             && *last == raw
@@ -32,7 +32,7 @@ impl Unpacking<'_> {
             let own = self.entries.get(&here).map(|entry| entry.kind.clone());
             let kind = match own {
                 Some(kind) => kind,
-                None => self.borrow_directory(&here, mtime)?,
+                None => self.borrow_directory(&here, mtime, makes)?,
             };
             match kind {
                 Kind::Directory { .. } => at = here,
@@ -54,13 +54,16 @@ impl Unpacking<'_> {
     }
 
     /// A parent directory without an entry in this layer: it looks like the one below, or is made 0755.
-    pub(super) fn borrow_directory(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<Kind> {
+    pub(super) fn borrow_directory(&mut self, path: &[u8], mtime: (i64, u32), makes: bool) -> Result<Kind> {
         let found = self.below.view()?.find(path).map(|(entry, _)| entry.clone());
         self.looked_up.insert(path.to_vec());
         if let Some(entry) = &found
             && !entry.is_directory()
         {
             return Ok(entry.kind.clone());
+        }
+        if found.is_none() && !makes {
+            return Err(Error::layer(path, NO_DIRECTORY));
         }
         let mut entry =
             found.unwrap_or_else(|| Entry::new(Kind::Directory { opaque: false }, 0o755, 0, 0, mtime));

@@ -77,6 +77,27 @@ fn whiteouts_hide_what_is_below_wherever_they_stand() {
 }
 
 #[test]
+fn a_whiteout_where_no_directory_is_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let lower = unpack(&store, &[], &[("d", b'5', "", 0o755), ("d/a", b'0', "1", 0o644)]).unwrap();
+    // As umoci writes them of names with a newline, and of a directory that became a link.
+    let entries = [
+        ("link", b'2', "/etc/passwd", 0o777),
+        ("link/.wh.a", b'0', "", 0),
+        ("line/.wh.b", b'0', "", 0),
+        ("d/e/.wh.c", b'0', "", 0),
+        ("d/.wh.a", b'0', "", 0),
+    ];
+    let upper = unpack(&store, std::slice::from_ref(&lower), &entries).unwrap();
+    let names = |layer: &Layer| -> Vec<String> {
+        layer.index().entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
+    };
+    assert_eq!(names(&upper), ["d", "d/a", "link"]);
+    assert!(View::of(&[lower, upper]).find(b"d/a").is_none());
+}
+
+#[test]
 fn nothing_leads_out_of_the_root() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
