@@ -246,7 +246,8 @@ fn breakouts() {
         (
             "whiteout through a link",
             vec![symlink("l", &out), file("l/.wh.secret", "")],
-            Outcome::Tree(through(&out, &[("secret", "gone")], &[("l", &format!("-> {out}"))])),
+            // In the root it leads nowhere.
+            Outcome::Tree(vec![("l", format!("-> {out}"))]),
         ),
         (
             "opaque through a link",
