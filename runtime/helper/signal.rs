@@ -8,7 +8,7 @@ use crate::syscall::{call, nr};
 
 /// SIGHUP, SIGINT, SIGQUIT and SIGTERM.
 const ASKING: [usize; 4] = [1, 2, 3, 15];
-/// SA_RESTORER: x86_64 wants a way back from the handler, which is never taken.
+/// SA_RESTORER: x86_64 wants a way back from the handler, which is never taken; aarch64 has its own.
 const FLAGS: usize = if cfg!(target_arch = "x86_64") { 0x0400_0000 } else { 0 };
 
 /// Ends the process as a shell reports a signal.
@@ -28,11 +28,7 @@ struct Action {
 /// Installs the handlers.
 pub(crate) fn be_mortal() -> Result<(), u32> {
     let end = end as extern "C" fn(i32) -> ! as usize;
-    let mut action = Action { handler: end, flags: FLAGS, restorer: end, mask: 0 };
-    if !cfg!(target_arch = "x86_64") {
-        // Where the kernel knows no restorer, the mask stands in its place; both are as long.
-        action.restorer = 0;
-    }
+    let action = Action { handler: end, flags: FLAGS, restorer: end, mask: 0 };
     for signal in ASKING {
         let at = core::ptr::addr_of!(action) as usize;
         // SAFETY: the structure lives until the call returns; 8 is the length of the mask.
