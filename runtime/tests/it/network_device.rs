@@ -256,3 +256,21 @@ fn an_ordinary_user_moves_no_devices() {
     let error = start(&bench, &with("true", &[("lo", Some("lo1"))])).unwrap_err();
     assert!(matches!(error, Error::Host { .. }) && error.hint().is_some(), "{error:?}");
 }
+
+#[test]
+fn an_index_that_is_taken_there_is_not_in_the_way() {
+    with_devices(|bench| {
+        let holder = start(&bench, &with("sleep 1000", &[])).unwrap();
+        let index: u32 = ip("-o link show dev give0").split(':').next().unwrap().parse().unwrap();
+        shown(holder.pid(), &format!("link add name taken0 index {index} type veth peer name taken1"));
+        let taken = shown(holder.pid(), "-o link show dev taken0");
+        assert!(taken.starts_with(&format!("{index}:")), "{taken}");
+        let mut spec = with("sleep 1000", &[("give0", Some("taken%d"))]);
+        join(&mut spec, &format!("/proc/{}/ns/net", holder.pid()));
+        let running = start(&bench, &spec).unwrap();
+        let inside = shown(holder.pid(), "addr show dev taken2");
+        assert!(inside.contains("192.0.2.7/24") && !inside.starts_with(&format!("{index}:")), "{inside}");
+        running.delete().unwrap();
+        holder.delete().unwrap();
+    });
+}
