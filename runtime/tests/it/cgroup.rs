@@ -278,6 +278,15 @@ fn realtime_is_given_to_the_groups_that_are_made_and_taken_back() {
     let of = |directory: &std::path::Path| -> i64 {
         fs::read_to_string(directory.join(FILE)).unwrap().trim().parse().unwrap()
     };
+    // They come and go.
+    let others = fs::read_dir(point).unwrap().flatten();
+    let runtime = |other: fs::DirEntry| -> Option<i64> {
+        fs::read_to_string(other.path().join(FILE)).ok()?.trim().parse().ok()
+    };
+    let given = others.filter_map(runtime);
+    if of(point) - given.sum::<i64>() < 5000 {
+        return skipped("other groups have all the realtime that the host gives");
+    }
     let top = format!("it-realtime-{}", std::process::id());
     let place = |name: &str| point.join(&top).join(name);
     let asking = |name: &str, runtime: i64| {
