@@ -8,6 +8,10 @@ use super::wire::{self, HEADER, MAGIC, NONE, REGISTERS, STEP, VERSION, arg, op};
 use super::{Note, Plan};
 use crate::{Error, Phase, Warning};
 
+mod pending;
+
+pub(super) use pending::Pending;
+
 /// A register of the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reg(u32);
@@ -343,7 +347,7 @@ impl Assembler {
         }
         self.steps.push(Step { op, nr, args: all, out: NONE, on_ok: None, on_error: [None, None] });
         self.notes.push(Note { phase: self.phase, syscall: Cow::Borrowed(syscall), target });
-        Pending { assembler: self }
+        Pending::of(self)
     }
 
     fn resolve(&self, label: Label) -> u32 {
@@ -433,65 +437,6 @@ impl Assembler {
             born: self.born,
             warnings: self.warnings,
         })
-    }
-}
-
-/// The step pushed last, to say more about it.
-#[derive(Debug)]
-pub(super) struct Pending<'a> {
-    assembler: &'a mut Assembler,
-}
-
-impl Pending<'_> {
-    /// Keeps the result in a new register.
-    pub(super) fn out(self) -> Reg {
-        let reg = self.assembler.register();
-        self.into(reg);
-        reg
-    }
-
-    /// Keeps the result in this register.
-    pub(super) fn into(self, reg: Reg) {
-        if let Some(step) = self.assembler.steps.last_mut() {
-            step.out = reg.0;
-        }
-    }
-
-    /// Jumps when it succeeds.
-    pub(super) fn then(self, label: Label) -> Self {
-        if let Some(step) = self.assembler.steps.last_mut() {
-            step.on_ok = Some(label);
-        }
-        self
-    }
-
-    /// Jumps when it fails with this error number; two may be given.
-    pub(super) fn on(self, errno: i32, label: Label) -> Self {
-        self.handle(u32::try_from(errno).unwrap_or(0), label)
-    }
-
-    /// Jumps when it fails with any (other) error number.
-    pub(super) fn otherwise(self, label: Label) -> Self {
-        self.handle(wire::ANY, label)
-    }
-
-    /// Goes on when it fails.
-    pub(super) fn ignore(self) {
-        let label = self.assembler.label();
-        let next = number(self.assembler.steps.len());
-        if let Some(slot) = self.assembler.labels.get_mut(label.0) {
-            *slot = Some(next);
-        }
-        self.otherwise(label);
-    }
-
-    fn handle(self, errno: u32, label: Label) -> Self {
-        if let Some(step) = self.assembler.steps.last_mut()
-            && let Some(slot) = step.on_error.iter_mut().find(|slot| slot.is_none())
-        {
-            *slot = Some((errno, label));
-        }
-        self
     }
 }
 
