@@ -3,6 +3,9 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use layer_store::FaultPoint;
 
 use crate::peers;
 
@@ -137,6 +140,18 @@ pub(crate) fn shut_down(mount: &std::fs::File) {
     let setter = unsafe { rustix::ioctl::Setter::<OPCODE, u32>::new(NO_LOG_FLUSH) };
     // SAFETY: as above; the kernel checks the descriptor.
     unsafe { rustix::ioctl::ioctl(mount.as_fd(), setter) }.unwrap();
+}
+
+/// A fault point that cuts the power right before change `step`; nothing succeeds from then on.
+pub(crate) fn power_cut(mount: std::fs::File, step: u64) -> Box<FaultPoint> {
+    let seen = AtomicU64::new(0);
+    Box::new(move |_: u64| {
+        let number = seen.fetch_add(1, Ordering::Relaxed);
+        if number == step {
+            shut_down(&mount);
+        }
+        if number >= step { Err(std::io::Error::other("the power is gone")) } else { Ok(()) }
+    })
 }
 
 /// Runs `work` where nobody else sees its mounts. A mount namespace that another test makes meanwhile would copy them,

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use image_core::{DiffId, Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
 use layer_store::{
@@ -14,7 +13,7 @@ use layer_store::{
     StoreOptions, View,
 };
 
-use crate::loops::{Format, Loop, alone, shut_down};
+use crate::loops::{Format, Loop, alone, power_cut, shut_down};
 use crate::peers;
 use crate::tarball::{archive, dir, file, symlink};
 
@@ -172,16 +171,9 @@ fn cut_at(place: &Path, step: u64, careless: bool) -> Option<(Vec<String>, Done)
     let mut done = Done::default();
     {
         let mount = std::fs::File::open(&disk.mount).unwrap();
-        let seen = AtomicU64::new(0);
-        let fault = move |_: u64| {
-            let number = seen.fetch_add(1, Ordering::Relaxed);
-            if number == step {
-                shut_down(&mount);
-            }
-            if number >= step { Err(std::io::Error::other("the power is gone")) } else { Ok(()) }
-        };
+        let fault = power_cut(mount, step);
         let mut options = StoreOptions::default();
-        let disk = Disk::with_fault(Box::new(fault));
+        let disk = Disk::with_fault(fault);
         options.disk = Arc::new(if careless { disk.careless() } else { disk });
         let result = Store::open_with(&root, options).and_then(|store| scenario(&store, &mut done));
         if result.is_ok() {

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use layer_store::{DedupOptions, Deduplicated, Disk, Store, StoreOptions};
 
 use super::{later, members, sound, unpack};
-use crate::loops::{Format, Loop, alone, shut_down};
+use crate::loops::{Format, Loop, alone, power_cut, shut_down};
 use crate::peers;
 use crate::tarball::{Member, dir};
 
@@ -41,16 +40,9 @@ fn the_power_goes_while_files_are_shared() {
             let root = disk.mount.join("store");
             two(&root);
             let mount = std::fs::File::open(&disk.mount).unwrap();
-            let seen = AtomicU64::new(0);
-            let fault = move |_: u64| {
-                let number = seen.fetch_add(1, Ordering::Relaxed);
-                if number == step {
-                    shut_down(&mount);
-                }
-                if number >= step { Err(std::io::Error::other("the power is gone")) } else { Ok(()) }
-            };
+            let fault = power_cut(mount, step);
             let mut options = StoreOptions::default();
-            options.disk = Arc::new(Disk::with_fault(Box::new(fault)));
+            options.disk = Arc::new(Disk::with_fault(fault));
             let result = Store::open_with(&root, options)
                 .and_then(|store| store.deduplicate(&DedupOptions::default()));
             let all: Option<Deduplicated> = result.ok();
