@@ -190,6 +190,12 @@ impl Index {
         codec::encode(self)
     }
 
+    /// As [`Self::encode`], after what the bytes themselves take on disk, in whole blocks of `block` bytes, was added to
+    /// what is allocated.
+    pub(crate) fn encode_counted(&mut self, block: u64) -> Vec<u8> {
+        codec::encode_counted(self, block)
+    }
+
     /// Reads what [`Self::encode`] wrote.
     ///
     /// # Errors

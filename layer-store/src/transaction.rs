@@ -276,8 +276,8 @@ impl Transaction {
         }
         // The tree's files are counted; its root, the layer's directory and the index itself come on top.
         index.allocated += work.allocated(".") + work.allocated(TREE);
-        index.allocated += (index.encode().len() as u64).next_multiple_of(BLOCK);
-        work.write(INDEX, &index.encode())?;
+        let encoded = index.encode_counted(BLOCK);
+        work.write(INDEX, &encoded)?;
         let layer = Layer::open(key.clone(), index, work)?;
         let name = work.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
         self.0.staging.rename(name, &self.0.layers, key.as_str())?;

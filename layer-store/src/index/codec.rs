@@ -14,7 +14,25 @@ const TEXT_LIMIT: u64 = 1 << 20;
 const XATTR_COUNT_LIMIT: u64 = 4_096;
 
 pub(super) fn encode(index: &Index) -> Vec<u8> {
-    let mut out = Vec::with_capacity(index.entries.len() * 96 + 128);
+    close(encode_head(index), &encode_entries(index))
+}
+
+pub(super) fn encode_counted(index: &mut Index, block: u64) -> Vec<u8> {
+    let entries = encode_entries(index);
+    let length = encode_head(index).len() + entries.len() + SUM;
+    index.allocated += (length as u64).next_multiple_of(block);
+    close(encode_head(index), &entries)
+}
+
+fn close(mut out: Vec<u8>, entries: &[u8]) -> Vec<u8> {
+    out.extend_from_slice(entries);
+    let sum = Digest::sha256(&out);
+    out.extend_from_slice(sum.as_bytes());
+    out
+}
+
+fn encode_head(index: &Index) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
     out.extend_from_slice(MAGIC);
     out.push(u8::from(index.packed));
     text(&mut out, index.diff_id.to_string().as_bytes());
@@ -23,6 +41,11 @@ pub(super) fn encode(index: &Index) -> Vec<u8> {
     number(&mut out, index.entries.len() as u64);
     let sum = Digest::sha256(&out);
     out.extend_from_slice(sum.as_bytes().get(..HEAD_SUM).unwrap_or_default());
+    out
+}
+
+fn encode_entries(index: &Index) -> Vec<u8> {
+    let mut out = Vec::with_capacity(index.entries.len() * 96);
     for (path, entry) in &index.entries {
         text(&mut out, path);
         out.push(match entry.kind {
@@ -56,8 +79,6 @@ pub(super) fn encode(index: &Index) -> Vec<u8> {
             Kind::Directory { .. } | Kind::Fifo | Kind::Whiteout => {}
         }
     }
-    let sum = Digest::sha256(&out);
-    out.extend_from_slice(sum.as_bytes());
     out
 }
 
@@ -235,6 +256,14 @@ mod tests {
     #[test]
     fn reads_back() {
         assert_eq!(decode(&encode(&sample())), Ok(sample()));
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_written() {
+        let mut index = sample();
+        let bytes = encode_counted(&mut index, 64);
+        assert_eq!(index.allocated, 4096 + (bytes.len() as u64).next_multiple_of(64));
+        assert_eq!(bytes, encode(&index));
     }
 
     #[test]
