@@ -98,7 +98,7 @@ fn map(own: u32, ranges: &[(u32, u32)]) -> Option<Vec<IdRange>> {
 mod tests {
     use std::os::fd::AsFd;
 
-    use layer_store::authority::{Direct, Stamp};
+    use layer_store::authority::{Content, Direct, Stamp};
 
     use super::*;
 
@@ -152,12 +152,12 @@ mod tests {
             let path = format!("many-{number}").into_bytes();
             work.push(Op::Put(
                 path,
-                vec![b'x'; (number % 700) as usize],
+                vec![b'x'; (number % 700) as usize].into(),
                 stamp(number % 9, 0o640, number.into()),
             ));
         }
         work.push(Op::Directory(b"odd \xff\n".to_vec()));
-        work.push(Op::Put(b"odd \xff\n/large".to_vec(), vec![b'y'; 3 << 20], stamp(1000, 0o4755, 11)));
+        work.push(Op::Put(b"odd \xff\n/large".to_vec(), vec![b'y'; 3 << 20].into(), stamp(1000, 0o4755, 11)));
         let mut marked = stamp(33, 0o2710, -3);
         marked.xattrs = vec![
             // Version 2, cap_net_raw+p: what images hold, and what a reader inside sees again.
@@ -167,7 +167,7 @@ mod tests {
             ),
             (b"user.note".to_vec(), vec![7; 300]),
         ];
-        work.push(Op::Put(b"marked".to_vec(), Vec::new(), marked));
+        work.push(Op::Put(b"marked".to_vec(), Content::default(), marked));
         work.push(Op::Link(b"other name".to_vec(), b"marked".to_vec()));
         work.push(Op::Symlink(b"link".to_vec(), b"/etc/shadow".to_vec()));
         work.push(Op::Stamp(b"link".to_vec(), {
@@ -182,7 +182,7 @@ mod tests {
         work.push(Op::Touch(b"whiteout".to_vec(), 4, 4));
         work.push(Op::Stamp(b"odd \xff\n".to_vec(), stamp(0, 0o1777, 6)));
         work.push(Op::Directory(b"away".to_vec()));
-        work.push(Op::Put(b"away/file".to_vec(), Vec::new(), stamp(2, 0o600, 1)));
+        work.push(Op::Put(b"away/file".to_vec(), Content::default(), stamp(2, 0o600, 1)));
         work.push(Op::Stamp(b"away".to_vec(), stamp(2, 0o000, 1)));
         work.push(Op::Remove(b"away".to_vec()));
         work.push(Op::Remove(b"never there".to_vec()));

@@ -12,7 +12,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+mod content;
 pub(crate) mod direct;
+pub use content::Content;
 pub use direct::Direct;
 
 /// Whose the files of a tree are.
@@ -34,7 +36,7 @@ pub enum Op {
     /// Makes an empty file and replies with it, open for writing.
     File(Vec<u8>),
     /// Makes a file with this content and stamps it.
-    Put(Vec<u8>, Vec<u8>, Stamp),
+    Put(Vec<u8>, Content, Stamp),
     /// Makes a symbolic link with this target.
     Symlink(Vec<u8>, Vec<u8>),
     /// Makes a hard link to the second path.

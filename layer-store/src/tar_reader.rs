@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
+use crate::authority::Content;
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 
@@ -122,6 +123,33 @@ impl<R: BufRead> TarReader<R> {
     pub(crate) fn consume(&mut self, count: usize) {
         self.inner.consume(count);
         self.left = self.left.saturating_sub(count as u64);
+    }
+
+    /// All that is left of the current member's content. Where it is at hand as a whole, `share` may give it from
+    /// there: the next so many bytes of the stream.
+    pub(crate) fn whole(&mut self, share: impl FnOnce(&R, usize) -> Option<Content>) -> Result<Content> {
+        let at_hand = self.content(u64::MAX)?.len();
+        if at_hand as u64 == self.left
+            && let Some(content) = share(&self.inner, at_hand)
+        {
+            self.consume(at_hand);
+            return Ok(content);
+        }
+        let mut content = Vec::with_capacity(usize::try_from(self.left).unwrap_or(0));
+        loop {
+            let found = self.content(u64::MAX)?;
+            if found.is_empty() {
+                return Ok(content.into());
+            }
+            content.extend_from_slice(found);
+            let count = found.len();
+            self.consume(count);
+        }
+    }
+
+    /// The stream that it reads.
+    pub(crate) const fn inner(&self) -> &R {
+        &self.inner
     }
 
     /// Fills `buffer` from the current member's content.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, Kind};
 use crate::tar_reader::Segment;
 
-use super::{Degradation, Reader, Unpacking};
+use super::{Degradation, Reader, Stream, Unpacking};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -22,16 +22,7 @@ impl Unpacking<'_> {
         entry: &mut Entry,
         reader: &mut Reader<'_>,
     ) -> Result<()> {
-        let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        loop {
-            let found = reader.content(u64::MAX)?;
-            if found.is_empty() {
-                break;
-            }
-            content.extend_from_slice(found);
-            let count = found.len();
-            reader.consume(count);
-        }
+        let content = reader.whole(Stream::share)?;
         // The crew tells the digest later.
         entry.kind = Kind::File { size, digest: Digest::sha256(b"") };
         let stamp = entry.stamp(self.authority.owners() == Owners::True);
@@ -39,7 +30,8 @@ impl Unpacking<'_> {
         self.given = number.checked_add(1).ok_or_else(|| Error::layer(path, "too many files"))?;
         self.numbers.insert(path.to_vec(), number);
         let bytes = content.len();
-        self.crew.file(parent, Op::Put(path.to_vec(), content, stamp), number, bytes)
+        let at = reader.inner().position();
+        self.crew.file(parent, Op::Put(path.to_vec(), content, stamp), number, bytes, at)
     }
 
     pub(super) fn large_file(

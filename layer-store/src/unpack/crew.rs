@@ -11,9 +11,11 @@ use super::{Degradation, Place, failed};
 use crate::authority::{Op, Reply, direct};
 use crate::error::{Error, Result};
 
-/// Entries and bytes of one batch. It is of one directory, so that two threads seldom want the same one.
+/// Entries of one batch. It is of one directory, so that two threads seldom want the same one.
 const BATCH: usize = 512;
-const BATCH_BYTES: usize = 1 << 20;
+/// From how much of the stream the files of a batch come at most, in bytes: they hold on to the chunks that they are
+/// in, so this bounds memory.
+const BATCH_SPAN: u64 = 1 << 20;
 const WAITING: usize = 4;
 const CREW: usize = 4;
 /// After how many bytes writing back is started.
@@ -33,7 +35,8 @@ pub(super) struct Findings {
 struct Batch {
     ops: Vec<Op>,
     files: Vec<u32>,
-    bytes: usize,
+    /// Where in the stream the first of the files ended.
+    begin: u64,
     directory: Vec<u8>,
 }
 
@@ -106,14 +109,25 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// A whole file, made some time before [`Self::wait`] returns.
-    pub(super) fn file(&mut self, directory: &[u8], op: Op, number: u32, bytes: usize) -> Result<()> {
+    /// A whole file of so many bytes that ends at `position` of the stream, made some time before [`Self::wait`]
+    /// returns.
+    pub(super) fn file(
+        &mut self,
+        directory: &[u8],
+        op: Op,
+        number: u32,
+        bytes: usize,
+        position: u64,
+    ) -> Result<()> {
         self.room(directory)?;
+        if self.batch.files.is_empty() {
+            self.batch.begin = position;
+        }
         self.batch.ops.push(op);
         self.batch.files.push(number);
-        self.batch.bytes += bytes;
         self.wrote(bytes);
-        if self.batch.ops.len() >= BATCH || self.batch.bytes >= BATCH_BYTES { self.send() } else { Ok(()) }
+        let full = self.batch.ops.len() >= BATCH || position - self.batch.begin >= BATCH_SPAN;
+        if full { self.send() } else { Ok(()) }
     }
 
     /// Something else in `directory`.

@@ -8,6 +8,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use image_core::{Algorithm, Digest, Digester};
 
+use crate::authority::Content;
 use crate::budget::Budget;
 use crate::compress::Source;
 use crate::error::{Error, Result};
@@ -36,6 +37,12 @@ impl Chunk {
     }
 }
 
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Drop for Chunk {
     fn drop(&mut self) {
         // The reader may have ended.
@@ -59,6 +66,8 @@ pub(super) struct Piped {
     pieces: Receiver<Piece>,
     current: Option<Arc<Chunk>>,
     at: usize,
+    /// Where in the stream the current chunk begins.
+    begin: u64,
     failure: Option<Error>,
 }
 
@@ -69,6 +78,8 @@ pub(super) struct Alone<'a> {
     data: Vec<u8>,
     filled: usize,
     at: usize,
+    /// Where in the stream `data` begins.
+    begin: u64,
     failure: Option<Error>,
 }
 
@@ -109,7 +120,7 @@ pub(super) fn alone(source: Source<'_>, algorithm: Algorithm, budget: Budget) ->
     let intake = Intake { source, budget, total: 0 };
     let digester = Digester::new(algorithm);
     let data = vec![0; SIP];
-    Stream::Alone(Box::new(Alone { intake, digester, data, filled: 0, at: 0, failure: None }))
+    Stream::Alone(Box::new(Alone { intake, digester, data, filled: 0, at: 0, begin: 0, failure: None }))
 }
 
 /// Starts reading and hashing `source`. The digest is of everything up to its end.
@@ -122,7 +133,8 @@ pub(super) fn start<'scope, 'env>(
     let (to_parser, pieces) = sync_channel(WAITING);
     let intake = Intake { source, budget, total: 0 };
     let mut digester = Digester::new(algorithm);
-    let hashing = if std::thread::available_parallelism().map_or(1, usize::from) > FEW {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let hashing = if processors > FEW {
         let (to_digester, chunks) = sync_channel::<Arc<Chunk>>(WAITING);
         scope.spawn(move || read(intake, &to_parser, |chunk| drop(to_digester.send(chunk.clone()))));
         scope.spawn(move || {
@@ -137,7 +149,7 @@ pub(super) fn start<'scope, 'env>(
             digester.finish()
         })
     };
-    (Stream::Piped(Piped { pieces, current: None, at: 0, failure: None }), hashing)
+    (Stream::Piped(Piped { pieces, current: None, at: 0, begin: 0, failure: None }), hashing)
 }
 
 /// Gives all of the stream to the parser, and to `hash` before.
@@ -171,6 +183,21 @@ impl Stream<'_> {
         }
     }
 
+    /// The next `count` bytes as a file's content, when they are at hand and stay so while it is in use.
+    pub(super) fn share(&self, count: usize) -> Option<Content> {
+        let Self::Piped(Piped { current: Some(chunk), at, .. }) = self else { return None };
+        let end = at.checked_add(count).filter(|end| count > 0 && *end <= chunk.filled)?;
+        Some(Content::part(chunk.clone(), *at..end))
+    }
+
+    /// How many bytes were read of it.
+    pub(super) const fn position(&self) -> u64 {
+        match self {
+            Self::Piped(piped) => piped.begin + piped.at as u64,
+            Self::Alone(alone) => alone.begin + alone.at as u64,
+        }
+    }
+
     /// The digest of all that was read, when no thread has it.
     pub(super) fn digest(self) -> Option<Digest> {
         match self {
@@ -184,7 +211,7 @@ impl Piped {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let spent = self.current.as_ref().is_none_or(|chunk| self.at >= chunk.filled);
         if spent {
-            self.current = None;
+            self.begin += self.current.take().map_or(0, |chunk| chunk.filled as u64);
             self.at = 0;
             match self.pieces.recv() {
                 Ok(Ok(chunk)) => self.current = Some(chunk),
@@ -203,6 +230,7 @@ impl Piped {
 impl Alone<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at >= self.filled {
+            self.begin += self.filled as u64;
             self.at = 0;
             self.filled = 0;
             match self.intake.fill(&mut self.data) {

@@ -194,6 +194,39 @@ fn work_blob(store: &Store, blob: &image_core::Descriptor) -> impl std::io::Read
     store.blob(blob).unwrap().verified().unwrap()
 }
 
+/// Files are written from the buffers that the stream was read into, which are filled again as they come free.
+#[test]
+fn every_file_has_its_own_bytes_wherever_it_lies_in_the_stream() {
+    let mut entries: Vec<(String, u8, String)> = Vec::new();
+    for number in 0..3_000_usize {
+        let directory = number / 70;
+        if number % 70 == 0 {
+            entries.push((format!("d{directory}"), b'5', String::new()));
+        }
+        // Empty ones, small ones, some over a chunk's border, and now and then one that is written in pieces.
+        let length = if number % 500 == 499 { 700_000 } else { number * 7_919 % 16_384 * (number % 5) };
+        let text: String = format!("{number:08} ").chars().cycle().take(length).collect();
+        entries.push((format!("d{directory}/f{number}"), b'0', text));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let plain: Vec<_> =
+        entries.iter().map(|(path, kind, text)| (path.as_str(), *kind, text.as_str(), 0o644)).collect();
+    let layer = unpack(&store, &[], &plain).unwrap();
+    for (path, kind, text) in &entries {
+        let mut found = String::new();
+        if *kind == b'0' {
+            let mut file = layer.open_file(store.authority(), path.as_bytes()).unwrap();
+            std::io::Read::read_to_string(&mut file, &mut found).unwrap();
+            let Kind::File { size, digest } = &layer.index().entries[path.as_bytes()].kind else {
+                panic!("{path}")
+            };
+            assert_eq!((*size, *digest), (text.len() as u64, Digest::sha256(text.as_bytes())), "{path}");
+        }
+        assert!(found == *text, "{path}");
+    }
+}
+
 #[test]
 fn gzip_of_several_members_is_read_whole() {
     let bytes = tar(&[("a", b'0', "1", 0o644)]);
