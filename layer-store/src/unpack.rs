@@ -105,6 +105,7 @@ pub(crate) fn unpack(
             crew,
             depth: budget.depth,
             entries: BTreeMap::new(),
+            unknown: Digest::sha256(b""),
             given: 0,
             numbers: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -140,6 +141,8 @@ struct Unpacking<'a> {
     crew: Crew<'a>,
     depth: u64,
     entries: BTreeMap<Vec<u8>, Entry>,
+    /// What stands for a digest that the crew is to find.
+    unknown: Digest,
     /// How many files the crew was given, and as which number it has the file at a path.
     given: u32,
     numbers: BTreeMap<Vec<u8>, u32>,
@@ -291,23 +294,44 @@ impl Unpacking<'_> {
                 }
             }
         }
+        self.crew.now(&last)?;
         let directories = self.entries.iter().rev();
         let directories = directories.filter(|(path, entry)| entry.is_directory() && !path.is_empty());
-        last.extend(directories.map(|(path, entry)| self.stamp(path, entry)));
-        self.crew.now(&last)?;
-        let findings = self.crew.findings()?;
-        let digests: BTreeMap<u32, Digest> = findings.digests.into_iter().collect();
-        for (path, number) in &self.numbers {
-            if let Some(Entry { kind: Kind::File { digest, .. }, .. }) = self.entries.get_mut(path)
-                && let Some(found) = digests.get(number)
-            {
-                *digest = *found;
-            }
+        let stamps = directories.map(|(path, entry)| self.stamp(path, entry)).collect();
+        // Who is not above modes must stamp what is in a directory first.
+        if self.authority.owners() == Owners::True {
+            self.crew.spread(stamps)?;
+        } else {
+            self.crew.now(&stamps)?;
         }
+        let findings = self.crew.findings()?;
+        self.take_digests(findings.digests)?;
         self.degraded.extend(findings.degraded);
         let allocated = findings.blocks * 512;
         let index = Index { diff_id, packed: false, allocated, entries: self.entries };
         Ok(Unpacked { index, looked_up: self.looked_up, degraded: self.degraded })
+    }
+}
+
+impl Unpacking<'_> {
+    /// What the crew found the contents of the files to be goes to their entries.
+    fn take_digests(&mut self, found: Vec<(u32, Digest)>) -> Result<()> {
+        let mut digests = vec![None; self.given as usize];
+        for (number, digest) in found {
+            if let Some(place) = digests.get_mut(number as usize) {
+                *place = Some(digest);
+            }
+        }
+        let mut numbers = std::mem::take(&mut self.numbers).into_iter().peekable();
+        for (path, entry) in &mut self.entries {
+            let Some((_, number)) = numbers.next_if(|(file, _)| file == path) else { continue };
+            let found = digests.get(number as usize).copied().flatten();
+            match (&mut entry.kind, found) {
+                (Kind::File { digest, .. }, Some(found)) => *digest = found,
+                _ => return Err(Error::layer(path, "no digest of its content")),
+            }
+        }
+        numbers.next().map_or(Ok(()), |(path, _)| Err(Error::layer(&path, "no entry for its content")))
     }
 }
 

@@ -177,6 +177,17 @@ impl<'a> Crew<'a> {
         state.failure.take().map_or(Ok(()), Err)
     }
 
+    /// Shares `ops`, which do not depend on one another, out among the threads.
+    pub(super) fn spread(&mut self, mut ops: Vec<Op>) -> Result<()> {
+        self.send()?;
+        while !ops.is_empty() {
+            let part = ops.split_off(ops.len().saturating_sub(BATCH / 4));
+            self.batch.ops = part;
+            self.send()?;
+        }
+        Ok(())
+    }
+
     /// Does `ops` now, in this thread.
     pub(super) fn now(&self, ops: &[Op]) -> Result<Vec<Reply>> {
         let mut findings = Findings::default();
