@@ -43,6 +43,14 @@ impl Buildah {
     }
 }
 
+impl Drop for Buildah {
+    /// Its driver mounts its own directory over itself, and leaves the layers of a build that failed mounted.
+    fn drop(&mut self) {
+        let overlay = self.dir.path().join("root/overlay");
+        drop(Command::new("umount").arg("-R").arg(overlay).status());
+    }
+}
+
 /// What differs where nothing is known to: a text for each case.
 pub(crate) async fn compare(
     engine: &Engine,
