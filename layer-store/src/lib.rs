@@ -68,6 +68,7 @@ mod encode;
 mod error;
 mod extents;
 mod gc;
+mod ground;
 mod image;
 mod image_index;
 mod index;

@@ -11,6 +11,7 @@ use crate::budget::Budget;
 use crate::deduplicate::{DedupOptions, FileSharing};
 use crate::disk::{Dir, Disk, json};
 use crate::error::{Error, Result};
+use crate::ground;
 use crate::index::Summary;
 use crate::layer::{Layer, LayerKey};
 use crate::snapshot::Snapshotter;
@@ -182,7 +183,9 @@ impl Store {
     /// As [`Self::open`]; [`Error::OtherOwners`] when the authority has other owners than the store.
     pub fn open_with(path: &Path, options: StoreOptions) -> Result<Self> {
         let root = Dir::root(path, options.disk, options.authority.clone())?;
-        let version = match root.read_plain_json::<Version>(VERSION)? {
+        let found = root.read_plain_json::<Version>(VERSION)?;
+        let is_new = found.is_none();
+        let version = match found {
             Some(version) => version,
             None => {
                 // The root holds setuid programs and secrets of images: nobody else looks in.
@@ -225,6 +228,9 @@ impl Store {
             trash: place("trash")?,
             root,
         };
+        if is_new {
+            ground::spread(places.ingest.as_fd());
+        }
         let driver = options.snapshotter.map_or_else(OnceLock::new, OnceLock::from);
         let shelves = options.additional.iter().map(|path| Shelf::open(path, &options.authority));
         let additional = shelves.collect::<Result<Vec<_>>>()?.into();

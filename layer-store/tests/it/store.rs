@@ -6,6 +6,8 @@ use layer_store::{
     Store, StoreOptions, View,
 };
 
+use crate::loops::{self, Format};
+
 fn layer(store: &Store, text: &str) -> Layer {
     let work = store.begin().unwrap();
     let mut layer = work.compose(View::default()).unwrap();
@@ -163,4 +165,16 @@ fn the_cache_is_pruned_by_age_and_size() {
     assert_eq!((pruned.len(), pruned[0].reason, pruned[0].bytes), (1, Reason::MinFree, each));
     let record = &store.cache_records().unwrap()[0].1;
     assert_eq!((record.step.as_str(), record.hits, record.used), ("step 0", 1, Some(time(5_000))));
+}
+
+/// Beside what was removed ext4 makes files slowly: what is unpacked begins elsewhere. Others do not know of that.
+#[test]
+fn what_comes_in_is_spread_over_the_disk_where_that_can_be() {
+    loops::on(&[Format::Ext4, Format::Btrfs], |format, disk| {
+        let store = Store::open(&disk.mount.join("store")).unwrap();
+        let ingest = std::fs::File::open(store.path().join("ingest")).unwrap();
+        let flags = rustix::fs::ioctl_getflags(&ingest).unwrap();
+        assert_eq!(flags.contains(rustix::fs::IFlags::TOPDIR), format == Format::Ext4, "{format:?}");
+        layer(&store, "it works all the same");
+    });
 }
