@@ -126,7 +126,7 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// All that is left of the current member's content. Where it is at hand as a whole, `share` may give it from
-    /// there: the next so many bytes of the stream.
+    /// there: the next so many bytes of the stream. For members of which the caller knows that they are small.
     pub(crate) fn whole(&mut self, share: impl FnOnce(&R, usize) -> Option<Content>) -> Result<Content> {
         let at_hand = self.content(u64::MAX)?.len();
         if at_hand as u64 == self.left

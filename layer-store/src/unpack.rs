@@ -311,9 +311,7 @@ impl Unpacking<'_> {
         let index = Index { diff_id, packed: false, allocated, entries: self.entries };
         Ok(Unpacked { index, looked_up: self.looked_up, degraded: self.degraded })
     }
-}
 
-impl Unpacking<'_> {
     /// What the crew found the contents of the files to be goes to their entries.
     fn take_digests(&mut self, found: Vec<(u32, Digest)>) -> Result<()> {
         let mut digests = vec![None; self.given as usize];

@@ -102,25 +102,36 @@ impl FileAuthority for Direct {
 /// The directory that was worked in last, kept open: batches come sorted.
 struct Parents<'a> {
     root: BorrowedFd<'a>,
-    last: Option<(Vec<u8>, OwnedFd)>,
+    last: Option<Parent>,
+}
+
+struct Parent {
+    path: Vec<u8>,
+    /// None for the root.
+    fd: Option<OwnedFd>,
+    group: u32,
 }
 
 impl Parents<'_> {
     /// The parent of `path`, open, and the last component.
     fn of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8]), Errno> {
+        self.and_group_of(path).map(|(dir, name, _)| (dir, name))
+    }
+
+    /// As [`Self::of`], and the parent's group.
+    fn and_group_of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8], u32), Errno> {
         let (parent, name) = split(path);
         if name.is_empty() || name == b"." || name == b".." {
             return Err(Errno::INVAL);
         }
-        if parent.is_empty() {
-            return Ok((self.root, name));
-        }
-        if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
-            let fd = open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
-            self.last = Some((parent.to_vec(), fd));
+        if self.last.as_ref().is_none_or(|last| last.path != parent) {
+            let open = || open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY);
+            let fd = if parent.is_empty() { None } else { Some(open()?) };
+            let group = fs::fstat(fd.as_ref().map_or(self.root, AsFd::as_fd))?.st_gid;
+            self.last = Some(Parent { path: parent.to_vec(), fd, group });
         }
         match &self.last {
-            Some((_, fd)) => Ok((fd.as_fd(), name)),
+            Some(last) => Ok((last.fd.as_ref().map_or(self.root, AsFd::as_fd), name, last.group)),
             None => Err(Errno::NOENT),
         }
     }
@@ -221,9 +232,10 @@ fn put(
     stamp: &Stamp,
     ids: (u32, u32),
 ) -> Result<Reply, Errno> {
-    let (dir, name) = parents.of(path)?;
+    let (dir, name, group) = parents.and_group_of(path)?;
     let mode = stamp.mode.unwrap_or(0o600) & 0o7777;
-    let owner = stamp.owner.filter(|owner| *owner != ids);
+    // On some mounts (`grpid`) what is made has the group of its directory and not its maker's.
+    let owner = stamp.owner.filter(|owner| *owner != ids || group != ids.1);
     // Set-id bits only after the owner is right.
     let at_once = OWN_UMASK.get() && owner.is_none() && mode & 0o7000 == 0;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
