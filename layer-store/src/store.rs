@@ -191,6 +191,8 @@ impl Store {
                 // The root holds setuid programs and secrets of images: nobody else looks in.
                 std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
                     .map_err(|source| Error::Io { action: "chmod", path: root.path().to_owned(), source })?;
+                ground::without_lists(root.as_fd())
+                    .map_err(Error::io("take the access control list off", root.path()))?;
                 let version = Version::with(options.authority.owners());
                 root.replace(VERSION, &json(&version, &root.at(VERSION))?)?;
                 version

@@ -1,12 +1,14 @@
 //! Images, names, leases and garbage collection.
 
-use image_core::{Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
+use image_core::{DiffId, Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
 use layer_store::{
     CachePolicy, CacheRecord, Component, Disk, Entry, Error, ImageRecord, Kind, Layer, Preimage, Reason,
     Store, StoreOptions, View,
 };
 
 use crate::loops::{self, Format};
+use crate::peers;
+use crate::tarball::{archive, dir, file};
 
 fn layer(store: &Store, text: &str) -> Layer {
     let work = store.begin().unwrap();
@@ -177,4 +179,57 @@ fn what_comes_in_is_spread_over_the_disk_where_that_can_be() {
         assert_eq!(flags.contains(rustix::fs::IFlags::TOPDIR), format == Format::Ext4, "{format:?}");
         layer(&store, "it works all the same");
     });
+}
+
+/// Owners that are the maker's own are not set on each file: but there the maker does not have his way.
+#[test]
+fn files_have_their_group_where_a_directory_gives_its_own() {
+    loops::on(&[Format::Ext4], |_, disk| {
+        let mount = disk.mount.to_str().unwrap();
+        let remounted = std::process::Command::new("mount").args(["-o", "remount,grpid", mount]).status();
+        assert!(remounted.unwrap().success());
+        std::os::unix::fs::chown(&disk.mount, None, Some(1234)).unwrap();
+        let store = Store::open(&disk.mount.join("store")).unwrap();
+        let bytes = archive(&[dir("d"), file("d/f", "text"), file("top", "text").owner(0, 7)]);
+        let work = store.begin().unwrap();
+        let id = DiffId::new(Digest::sha256(&bytes));
+        let layer = work.unpack_stream(bytes.as_slice(), &id, &View::default()).unwrap().layer;
+        work.commit().unwrap();
+        let group = |path: &str| {
+            let tree = store.path().join("layers").join(layer.key().to_string()).join("diff");
+            std::os::unix::fs::MetadataExt::gid(&std::fs::symlink_metadata(tree.join(path)).unwrap())
+        };
+        assert_eq!(["d", "d/f", "top"].map(group), [0, 0, 7]);
+    });
+}
+
+/// An access control list that a directory hands on to what is made in it changes modes, which are not set again.
+#[test]
+fn modes_are_the_images_where_a_directory_hands_on_a_list() {
+    let place = tempfile::tempdir().unwrap();
+    // Version 2, then tag, permissions and id of each: the owner all, a user of his own all, group, mask and others none.
+    let entries =
+        [(1_u16, 7_u16, u32::MAX), (2, 7, 1234), (4, 0, u32::MAX), (16, 0, u32::MAX), (32, 0, u32::MAX)];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        list.extend(id.to_le_bytes());
+    }
+    let name = "system.posix_acl_default";
+    if let Err(error) = rustix::fs::setxattr(place.path(), name, &list, rustix::fs::XattrFlags::empty()) {
+        peers::skip(&format!("there are no access control lists here: {error}"));
+        return;
+    }
+    let store = Store::open(&place.path().join("store")).unwrap();
+    let bytes = archive(&[dir("d").mode(0o755), file("d/f", "text").mode(0o664)]);
+    let work = store.begin().unwrap();
+    let id = DiffId::new(Digest::sha256(&bytes));
+    let layer = work.unpack_stream(bytes.as_slice(), &id, &View::default()).unwrap().layer;
+    work.commit().unwrap();
+    let tree = store.path().join("layers").join(layer.key().to_string()).join("diff");
+    let mode = |path: &str| {
+        let meta = std::fs::symlink_metadata(tree.join(path)).unwrap();
+        std::os::unix::fs::MetadataExt::mode(&meta) & 0o7777
+    };
+    assert_eq!(["d", "d/f"].map(mode), [0o755, 0o664]);
 }
