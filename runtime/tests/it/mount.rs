@@ -12,9 +12,10 @@ use runtime::{CreateOptions, Errno, Error, IdRange, Io, SpecBuilder, UserMapping
 
 use crate::support::{Bench, bench, fresh_id, is_root, mount, shell, skipped};
 
-/// Runs a test in a mount namespace of its own, which only its thread is in.
+/// Runs a test in a mount namespace of its own, which only its thread is in: what it mounts is gone before its directory
+/// is removed.
 #[expect(unsafe_code, reason = "the safe wrapper is deprecated")]
-fn in_own_mounts(test: impl FnOnce(Bench) + Send) {
+fn in_own_mounts(test: impl FnOnce(&Bench) + Send) {
     let Some(bench) = bench() else { return };
     if !is_root() {
         return skipped("only root mounts on the host");
@@ -24,7 +25,7 @@ fn in_own_mounts(test: impl FnOnce(Bench) + Send) {
             // SAFETY: no other thread is affected, and this one ends with the test.
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
             host("mount", "--make-rprivate /");
-            test(bench);
+            test(&bench);
         });
         thread.join().unwrap();
     });
@@ -71,7 +72,7 @@ fn a_bind_mount_has_the_flags_that_are_named_or_all_of_its_source() {
             ("noatime", "bind,nodiratime", "nodiratime relatime", "noatime"),
             ("nodiratime", "bind,strictatime", "rw", "nodiratime relatime noatime"),
         ] {
-            let found = flags(&bench, source, options, None).unwrap();
+            let found = flags(bench, source, options, None).unwrap();
             let there = |name: &&str| found.contains(&format!(",{name},"));
             assert!(has.split(' ').all(|name| there(&name)), "{source} {options}: {found}");
             assert!(!has_not.split(' ').any(|name| there(&name)), "{source} {options}: {found}");
@@ -84,7 +85,7 @@ fn in_a_user_namespace_what_is_not_named_stays() {
     in_own_mounts(|bench| {
         let own = |at| IdRange { inside: 0, outside: at, count: 65_536 };
         let mapping = UserMapping::ranges([own(0)], [own(0)]);
-        let found = flags(&bench, "ro,noexec,nosymfollow", "bind,nodev", Some(&mapping)).unwrap();
+        let found = flags(bench, "ro,noexec,nosymfollow", "bind,nodev", Some(&mapping)).unwrap();
         for (name, there) in [(",ro,", true), (",noexec,", true), (",nodev,", true), (",nosymfollow,", false)]
         {
             assert_eq!(found.contains(name), there, "{name}: {found}");
