@@ -18,7 +18,7 @@
 //!    volumes/<name>/            record, lock, data                           (see `volume`)
 //!    mounts/<sha256 of id>/     directories that builds keep                 (see `cache_mount`)
 //!    leases/<id>                flocked while its process works              (see `lease`)
-//!    ingest/<lease>/            staging of that work                         (see `transaction`)
+//!    ingest/<lease>/            staging of that work; each begins elsewhere on the disk (see `transaction`, `ground`)
 //!    partial/<digest>           a blob of which some has come                (see `ingest`)
 //!    trash/                     on its way out
 //! ```
@@ -27,8 +27,9 @@
 //! are kept once after [`Store::deduplicate`], where the file system can share extents, and twice where it cannot
 //! ([`Store::duplicates`] counts those).
 //!
-//! Roots of garbage collection: `images`, `refs` that name an index, `containers`, `cache/records`, held `leases`. Files are the truth; there is
-//! no database. No lock is held while a store is merely open, so any number of processes share one.
+//! Roots of garbage collection: `images`, `refs` that name an index, `containers`, `cache/records`, held `leases`. Files
+//! are the truth; there is no database. No lock is held while a store is merely open, so any number of processes share
+//! one.
 //!
 //! ```
 //! use layer_store::{Entry, Kind, Store, View};
