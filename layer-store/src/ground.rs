@@ -20,7 +20,8 @@ pub(crate) fn without_lists(dir: impl AsFd) -> Result<(), Errno> {
 /// ext4 keeps what is below a directory near it, and makes files slowly where others were removed lately: their inodes
 /// are passed over for a minute, for six where the removal is not written back yet, and each new file looks at all of
 /// them again (`recently_deleted`). Layers that are unpacked after a prune would come to lie just there. The children of
-/// a directory that is the top of a hierarchy (`chattr +T`, [`ioctl_setflags`]) do not.
+/// a directory that is the top of a hierarchy (`chattr +T`, [`ioctl_setflags`]) seldom do: each has a place drawn by lot
+/// among the emptiest.
 pub(crate) fn spread(dir: impl AsFd) {
     let spread = ioctl_getflags(&dir).and_then(|flags| ioctl_setflags(&dir, flags | IFlags::TOPDIR));
     if let Err(error) = spread {

@@ -109,17 +109,35 @@ struct Parent {
     path: Vec<u8>,
     /// None for the root.
     fd: Option<OwnedFd>,
-    group: u32,
+    /// Its group, once somebody wanted to know.
+    group: Option<u32>,
 }
 
-impl Parents<'_> {
+impl Parent {
+    fn fd<'a>(&'a self, root: BorrowedFd<'a>) -> BorrowedFd<'a> {
+        self.fd.as_ref().map_or(root, AsFd::as_fd)
+    }
+}
+
+impl<'a> Parents<'a> {
     /// The parent of `path`, open, and the last component.
     fn of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8]), Errno> {
-        self.and_group_of(path).map(|(dir, name, _)| (dir, name))
+        let (root, parent, name) = self.turn_to(path)?;
+        Ok((parent.fd(root), name))
     }
 
     /// As [`Self::of`], and the parent's group.
     fn and_group_of<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8], u32), Errno> {
+        let (root, parent, name) = self.turn_to(path)?;
+        let group = match parent.group {
+            Some(group) => group,
+            None => fs::fstat(parent.fd(root))?.st_gid,
+        };
+        parent.group = Some(group);
+        Ok((parent.fd(root), name, group))
+    }
+
+    fn turn_to<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'a>, &mut Parent, &'p [u8]), Errno> {
         let (parent, name) = split(path);
         if name.is_empty() || name == b"." || name == b".." {
             return Err(Errno::INVAL);
@@ -127,13 +145,9 @@ impl Parents<'_> {
         if self.last.as_ref().is_none_or(|last| last.path != parent) {
             let open = || open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY);
             let fd = if parent.is_empty() { None } else { Some(open()?) };
-            let group = fs::fstat(fd.as_ref().map_or(self.root, AsFd::as_fd))?.st_gid;
-            self.last = Some(Parent { path: parent.to_vec(), fd, group });
+            self.last = Some(Parent { path: parent.to_vec(), fd, group: None });
         }
-        match &self.last {
-            Some(last) => Ok((last.fd.as_ref().map_or(self.root, AsFd::as_fd), name, last.group)),
-            None => Err(Errno::NOENT),
-        }
+        self.last.as_mut().map(|last| (self.root, last, name)).ok_or(Errno::NOENT)
     }
 }
 

@@ -23,7 +23,8 @@ const WAITING: usize = 12;
 /// is in the cache.
 const FEW: usize = 2;
 
-/// Some of the stream. Its buffer goes back to be filled again.
+/// Some of the stream. Its buffer goes back to be filled again when nobody holds on to it: neither a stage nor a file
+/// that lies in it.
 struct Chunk {
     /// As long as a chunk can be: it is made once and never cleared.
     data: Vec<u8>,

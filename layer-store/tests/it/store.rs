@@ -1,5 +1,8 @@
 //! Images, names, leases and garbage collection.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
 use image_core::{DiffId, Digest, Document, ImageConfig, MediaType, Platform, Reference, Timestamp};
 use layer_store::{
     CachePolicy, CacheRecord, Component, Disk, Entry, Error, ImageRecord, Kind, Layer, Preimage, Reason,
@@ -8,7 +11,7 @@ use layer_store::{
 
 use crate::loops::{self, Format};
 use crate::peers;
-use crate::tarball::{archive, dir, file};
+use crate::tarball::{Member, archive, dir, file};
 
 fn layer(store: &Store, text: &str) -> Layer {
     let work = store.begin().unwrap();
@@ -181,6 +184,16 @@ fn what_comes_in_is_spread_over_the_disk_where_that_can_be() {
     });
 }
 
+/// Where the tree of a layer of `members` is.
+fn tree(store: &Store, members: &[Member]) -> PathBuf {
+    let bytes = archive(members);
+    let work = store.begin().unwrap();
+    let id = DiffId::new(Digest::sha256(&bytes));
+    let layer = work.unpack_stream(bytes.as_slice(), &id, &View::default()).unwrap().layer;
+    work.commit().unwrap();
+    store.path().join("layers").join(layer.key().to_string()).join("diff")
+}
+
 /// Owners that are the maker's own are not set on each file: but there the maker does not have his way.
 #[test]
 fn files_have_their_group_where_a_directory_gives_its_own() {
@@ -190,16 +203,11 @@ fn files_have_their_group_where_a_directory_gives_its_own() {
         assert!(remounted.unwrap().success());
         std::os::unix::fs::chown(&disk.mount, None, Some(1234)).unwrap();
         let store = Store::open(&disk.mount.join("store")).unwrap();
-        let bytes = archive(&[dir("d"), file("d/f", "text"), file("top", "text").owner(0, 7)]);
-        let work = store.begin().unwrap();
-        let id = DiffId::new(Digest::sha256(&bytes));
-        let layer = work.unpack_stream(bytes.as_slice(), &id, &View::default()).unwrap().layer;
-        work.commit().unwrap();
-        let group = |path: &str| {
-            let tree = store.path().join("layers").join(layer.key().to_string()).join("diff");
-            std::os::unix::fs::MetadataExt::gid(&std::fs::symlink_metadata(tree.join(path)).unwrap())
-        };
-        assert_eq!(["d", "d/f", "top"].map(group), [0, 0, 7]);
+        let tree = tree(&store, &[dir("d"), file("d/f", "text"), file("top", "text").owner(0, 7)]);
+        assert_eq!(
+            ["d", "d/f", "top"].map(|path| tree.join(path).symlink_metadata().unwrap().gid()),
+            [0, 0, 7]
+        );
     });
 }
 
@@ -221,15 +229,7 @@ fn modes_are_the_images_where_a_directory_hands_on_a_list() {
         return;
     }
     let store = Store::open(&place.path().join("store")).unwrap();
-    let bytes = archive(&[dir("d").mode(0o755), file("d/f", "text").mode(0o664)]);
-    let work = store.begin().unwrap();
-    let id = DiffId::new(Digest::sha256(&bytes));
-    let layer = work.unpack_stream(bytes.as_slice(), &id, &View::default()).unwrap().layer;
-    work.commit().unwrap();
-    let tree = store.path().join("layers").join(layer.key().to_string()).join("diff");
-    let mode = |path: &str| {
-        let meta = std::fs::symlink_metadata(tree.join(path)).unwrap();
-        std::os::unix::fs::MetadataExt::mode(&meta) & 0o7777
-    };
+    let tree = tree(&store, &[dir("d").mode(0o755), file("d/f", "text").mode(0o664)]);
+    let mode = |path: &str| tree.join(path).symlink_metadata().unwrap().mode() & 0o7777;
     assert_eq!(["d", "d/f"].map(mode), [0o755, 0o664]);
 }

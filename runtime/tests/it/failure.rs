@@ -93,7 +93,7 @@ fn steps_can_fail_and_leave_nothing() {
 }
 
 #[test]
-#[ignore = "takes a minute: a Show"]
+#[ignore = "takes a minute: .ci/run runs it by --ignored"]
 fn every_step_can_fail_and_leaves_nothing() {
     println!("injected failures that name phase, step, syscall, target, errno: {}", fail_at_every(1));
 }

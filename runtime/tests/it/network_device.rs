@@ -172,7 +172,7 @@ fn a_container_that_comes_to_nothing_gives_its_devices_back() {
 }
 
 #[test]
-#[ignore = "takes a minute: a Show"]
+#[ignore = "takes a minute: .ci/run runs it by --ignored"]
 fn a_container_that_comes_to_nothing_at_any_step_gives_its_devices_back() {
     gives_back(1, 0);
 }

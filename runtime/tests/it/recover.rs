@@ -19,7 +19,7 @@ const DEVICE: &str = "VICTIM_DEVICE";
 
 /// The host that is killed: this test, run by another process.
 #[test]
-#[ignore = "it is run by the tests below"]
+#[ignore = "no test: the process that the tests below start and kill, in every run"]
 fn victim() {
     let (Some(state), Some(root)) = (std::env::var_os(STATE), std::env::var_os(ROOT)) else { return };
     let step = std::env::var(STEP).unwrap().parse().unwrap();
@@ -135,7 +135,7 @@ fn a_host_that_is_killed_while_it_moves_devices_leaves_nothing_after_recovery() 
 }
 
 #[test]
-#[ignore = "takes minutes: a Show"]
+#[ignore = "takes minutes: .ci/run runs it by --ignored"]
 fn a_host_that_is_killed_at_each_step_leaves_nothing() {
     println!("steps at which the host was killed: {}", kill_at(1));
 }

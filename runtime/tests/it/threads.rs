@@ -44,7 +44,7 @@ fn a_threaded_host_neither_hangs_nor_changes() {
 
 /// What the Show of it runs: `MANY` containers from tokio's threads while others allocate and log.
 #[test]
-#[ignore = "takes minutes: a Show"]
+#[ignore = "takes minutes: .ci/run runs it by --ignored"]
 fn two_thousand_containers_from_tokio() {
     let Some(bench) = bench() else { return };
     let count: usize = std::env::var("MANY").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
